@@ -1,0 +1,126 @@
+"""The ``topk-lib`` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from topk_lib.selectors import selector_names
+
+app = typer.Typer(
+    help="Top-k token selection in large language models.", no_args_is_help=True, add_completion=False
+)
+
+SelectorName = Enum("SelectorName", {name: name for name in selector_names()}, type=str)  # type: ignore[misc]
+Source = Annotated[
+    str | None,
+    typer.Option(help='A folder of reviews, "hub" or "embedded". [default: TOPK_IMDB, the hub, embedded]'),
+]
+Folder = Annotated[Path, typer.Argument(help="The output folder of topk-lib finetune.")]
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Turn the library's errors into one line on stderr and exit code 2."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        if os.environ.get("TOPK_TRACEBACK"):
+            raise
+        typer.secho(f"topk-lib: {error}", fg="red", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def finetune(
+    output: Annotated[Path, typer.Argument(help="Folder for the model. The same command resumes.")],
+    model: Annotated[
+        str | None, typer.Option(help="A hub name (bert-base-cased) or a folder. [default: embedded MiniLM]")
+    ] = None,
+    source: Source = None,
+    selector: Annotated[SelectorName, typer.Option(help="Which tokens to read.")] = SelectorName("first"),
+    k: Annotated[int, typer.Option(help="Tokens read of each review, [CLS] and [SEP] included.")] = 256,
+    max_length: Annotated[int | None, typer.Option(help="Tokens the selector sees. [default: all]")] = None,
+    epochs: float = 1.0,
+    learning_rate: float = 5e-5,
+    batch_size: Annotated[int, typer.Option(help="Over all processes.")] = 32,
+    seed: int = 0,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    n_train: Annotated[int | None, typer.Option(help="Draw so many reviews. [default: all]")] = None,
+    n_eval: Annotated[int | None, typer.Option(help="Draw so many reviews. [default: all]")] = None,
+    evaluate_on: Annotated[str, typer.Option(help="test, or dev to choose settings.")] = "test",
+    record: Annotated[
+        str | None, typer.Option(help="Write results/EXPERIMENT/RUN.DEVICE.json: give EXPERIMENT/RUN.")
+    ] = None,
+    quiet: bool = False,
+) -> None:
+    """Fine-tune an encoder on the k tokens of each review that a selector keeps."""
+    from topk_lib import records, training
+
+    with _one_sentence():
+        result = training.finetune(
+            output, model=model, source=source, selector=selector.value, k=k, max_length=max_length,
+            epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed,
+            precision=precision, n_train=n_train, n_eval=n_eval, evaluate_on=evaluate_on, quiet=quiet,
+        )
+        if int(os.environ.get("RANK", "0")):
+            return
+        _report(result.metrics)
+        print(f"model, tokenizer and selector are in {output}")
+        if record:
+            experiment, run = record.split("/")
+            path = records.write(
+                experiment, run, metrics=result.metrics | {"seconds": result.seconds},
+                settings=result.settings, data=result.data, seconds=sum(result.seconds.values()),
+            )
+            print(f"recorded in results/{path.parent.name}/{path.name}")
+
+
+@app.command()
+def evaluate(
+    folder: Folder,
+    source: Source = None,
+    split: str = "test",
+    n: Annotated[int | None, typer.Option(help="Draw so many reviews. [default: all]")] = None,
+    quiet: bool = False,
+) -> None:
+    """Measure a fine-tuned model on labelled reviews."""
+    from topk_lib import training
+
+    with _one_sentence():
+        _report(training.evaluate(folder, source=source, split=split, n=n, quiet=quiet))
+
+
+@app.command()
+def predict(
+    folder: Folder,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; without any, one a line from stdin.")] = None,
+) -> None:
+    """Print each text's probability of being positive, one JSON object a line."""
+    from topk_lib import training
+
+    with _one_sentence():
+        lines = texts if texts else [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        for text, probability in zip(lines, training.predict(folder, lines), strict=True):
+            label = "positive" if probability >= 0.5 else "negative"
+            print(json.dumps({"label": label, "positive": round(probability, 4), "text": text}))
+
+
+def _report(m: dict[str, Any]) -> None:
+    print(f"accuracy {m['accuracy']:.2%} (95% interval {m['accuracy_low']:.2%} to {m['accuracy_high']:.2%})")
+    print(f"{'':10}{'precision':>10}{'recall':>10}{'F1':>10}{'support':>10}")
+    for i, name in enumerate(("negative", "positive")):
+        print(f"{name:10}{m['precision'][i]:10.3f}{m['recall'][i]:10.3f}{m['f1'][i]:10.3f}{m['support'][i]:10,}")
+    print(f"confusion (rows: label, columns: prediction): {m['confusion']}")
+
+
+if __name__ == "__main__":
+    app()

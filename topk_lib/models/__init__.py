@@ -1,0 +1,5 @@
+"""Models: loading encoders safely, and models that select."""
+
+from topk_lib.models.loading import DEFAULT_ENCODER, errors_only, load_encoder
+
+__all__ = ["DEFAULT_ENCODER", "errors_only", "load_encoder"]

@@ -1,0 +1,70 @@
+"""Selectors that look at positions only: the controls every other rule must beat."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from topk_lib.selectors.base import Selector, register
+
+__all__ = ["FirstSelector", "HeadTailSelector", "RandomSelector"]
+
+
+@register
+class FirstSelector(Selector):
+    """The first k tokens: what ``truncation=True`` does."""
+
+    name: ClassVar[str] = "first"
+    rule: ClassVar[str] = "first k"
+
+    def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return -_position(input_ids).float()
+
+
+@register
+class HeadTailSelector(Selector):
+    """A quarter of the k tokens from the beginning, three quarters from the end.
+
+    The share of 128 in 512 is that of Sun et al. (2019), "How to fine-tune BERT for text
+    classification", section 5.3.1. The scores rank head and tail tokens in turn (one, then three),
+    so that the choice for a smaller k is always part of the choice for a larger one.
+    """
+
+    name: ClassVar[str] = "head_tail"
+    rule: ClassVar[str] = "head + tail"
+
+    def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        head = _position(input_ids)
+        tail = attention_mask.sum(-1, keepdim=True) - 1 - head
+        return -torch.minimum(4 * head, tail + tail.div(3, rounding_mode="floor") + 1).float()
+
+
+@register
+class RandomSelector(Selector):
+    """k tokens at random.
+
+    The draw for a text depends on its tokens and the seed alone, never on the batch around it.
+    """
+
+    name: ClassVar[str] = "random"
+    rule: ClassVar[str] = "random k"
+
+    def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        position = _position(input_ids)
+        text = (input_ids * attention_mask * (2 * position + 1)).sum(-1, keepdim=True)
+        mixed = _mix(_mix(text + _mix(torch.full_like(text, self.seed))) + position)
+        return mixed.bitwise_and((1 << 24) - 1).float()  # 24 bits: exact in float32
+
+
+def _position(input_ids: Tensor) -> Tensor:
+    return torch.arange(input_ids.shape[-1], device=input_ids.device).expand_as(input_ids)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele et al., 2014): scatters the bits of an int64."""
+    x = x - 0x61C8864680B583EB
+    x = (x ^ (x >> 30 & (1 << 34) - 1)) * -0x40A7B892E31B1A47
+    x = (x ^ (x >> 27 & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15
+    return x ^ (x >> 31 & (1 << 33) - 1)

@@ -1,0 +1,341 @@
+"""Fine-tuning an encoder on the k tokens that a selector keeps; a thin layer over ``Trainer``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments, set_seed
+
+from topk_lib.data import fingerprint, load_reviews, source_of, train_and_eval
+from topk_lib.models import DEFAULT_ENCODER, errors_only, load_encoder
+from topk_lib.selectors import Selector, load_selector, make_selector, save_selector, select_tokens
+from topk_lib.training.metrics import classification_metrics
+
+__all__ = ["FinetuneResult", "Settings", "evaluate", "finetune", "predict"]
+
+_SETTINGS, _RESULT = "topk_settings.json", "topk_result.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what :func:`finetune` computes; see there."""
+
+    model: str = DEFAULT_ENCODER
+    selector: str = "first"
+    k: int = 256
+    max_length: int | None = None
+    epochs: float = 1.0
+    learning_rate: float = 5e-5
+    batch_size: int = 32
+    seed: int = 0
+    precision: str = "auto"
+    attention_dropout: float = 0.0
+    n_train: int | None = None
+    n_eval: int | None = None
+    evaluate_on: str = "test"
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a run of :func:`finetune` measured.
+
+    Attributes:
+        folder: where the model, the tokenizer and the selector are.
+        metrics: see :func:`~topk_lib.training.metrics.classification_metrics`.
+        settings: as given.
+        data: source, sizes and fingerprints of the reviews.
+        seconds: wall time of select (fit and choose), train and evaluate.
+        predictions: (n_eval,) 0 or 1, in the order of the reviews.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+    settings: dict[str, Any]
+    data: dict[str, Any]
+    seconds: dict[str, float]
+    predictions: list[int]
+
+
+def finetune(
+    output: str | Path,
+    *,
+    source: str | Path | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> FinetuneResult:
+    """Fine-tune an encoder for sentiment on the k tokens of each review that a selector keeps.
+
+    The same call (or command) after an interruption goes on from the last checkpoint in
+    ``output``; after the end it returns what was measured. Under ``torchrun`` each process takes
+    its share of every batch.
+
+    Args:
+        output: folder for the model; made if need be.
+        source: of the reviews, as in :func:`~topk_lib.data.load_reviews`.
+        quiet: show no progress bars.
+        **options: the fields of :class:`Settings`:
+
+            - ``model``: hub name or folder; the embedded default otherwise.
+            - ``selector``: one of :func:`~topk_lib.selectors.selector_names`.
+            - ``k``: tokens the encoder reads of each review, [CLS] and [SEP] included.
+            - ``max_length``: tokens of each review that the selector sees; None: all of them.
+            - ``epochs``, ``learning_rate`` (peak; linear warm-up over 6% of the steps, then linear
+              decay), ``batch_size`` (over all processes), ``seed``.
+            - ``precision``: "fp32", "bf16", "fp16" or "auto" (the fastest this device trains in).
+            - ``attention_dropout``: see :func:`~topk_lib.models.load_encoder`.
+            - ``n_train``, ``n_eval``: draw so many reviews; None: all.
+            - ``evaluate_on``: "test", or "dev" to choose settings.
+
+    Raises:
+        ValueError: a setting is out of its range, or ``output`` holds a run with other settings.
+        TypeError: an unknown option.
+    """
+    settings = _settings(options)
+    folder = Path(output)
+    done = _check_folder(folder, settings)
+    if done is not None:
+        return done
+    main = int(os.environ.get("RANK", "0")) == 0
+    if main:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _SETTINGS).write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    train, held_out = train_and_eval(
+        source,
+        evaluate_on=settings.evaluate_on,
+        n_train=settings.n_train,
+        n_eval=settings.n_eval,
+        seed=settings.seed,
+        quiet=quiet or not main,
+    )
+    data = {
+        "source": source_of(train),
+        "n_train": len(train),
+        "n_eval": len(held_out),
+        "train_fingerprint": fingerprint(train),
+        "eval_fingerprint": fingerprint(held_out),
+    }
+
+    set_seed(settings.seed)  # the classification head is drawn here
+    model, tokenizer = load_encoder(settings.model, attention_dropout=settings.attention_dropout)
+    limit = getattr(model.config, "max_position_embeddings", settings.k)
+    if settings.k > limit:
+        raise ValueError(f"k = {settings.k} is more than {settings.model} reads: choose k <= {limit}")
+    tokenizer.model_max_length = settings.k
+
+    clock = _Clock()
+    ids = _tokenize(tokenizer, train["text"], settings.max_length)
+    selector = make_selector(settings.selector, seed=settings.seed).fit(ids, list(train["label"]))
+    train_set = _selected(selector, tokenizer, ids, list(train["label"]), settings.k)
+    ids = _tokenize(tokenizer, held_out["text"], settings.max_length)
+    eval_set = _selected(selector, tokenizer, ids, list(held_out["label"]), settings.k)
+    clock.lap("select")
+
+    trainer = _trainer(model, tokenizer, settings, folder, quiet, train_set)
+    with errors_only() if quiet else nullcontext():
+        trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+        trainer.save_model(str(folder))
+    if trainer.is_world_process_zero():
+        save_selector(selector, folder)
+    clock.lap("train")
+
+    logits = _logits(trainer, eval_set)
+    clock.lap("evaluate")
+    predictions = logits.argmax(-1).tolist()
+    result = FinetuneResult(
+        folder, classification_metrics(list(held_out["label"]), predictions), asdict(settings), data,
+        clock.laps, predictions,
+    )
+    if trainer.is_world_process_zero():
+        _write_result(result)
+    return result
+
+
+def evaluate(
+    folder: str | Path,
+    *,
+    source: str | Path | None = None,
+    split: str = "test",
+    n: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Measure a model that :func:`finetune` saved on labelled reviews.
+
+    Returns:
+        The metrics of :func:`~topk_lib.training.metrics.classification_metrics`.
+    """
+    reviews = load_reviews(source, split=split, n=n, quiet=quiet)
+    logits = _run(folder, list(reviews["text"]), quiet)
+    return classification_metrics(list(reviews["label"]), logits.argmax(-1).tolist())
+
+
+def predict(folder: str | Path, texts: Sequence[str], *, quiet: bool = True) -> list[float]:
+    """The probability that each text is positive, by a model that :func:`finetune` saved."""
+    if isinstance(texts, str):
+        raise TypeError("texts must be a list of strings, got one string: write [text]")
+    if not texts:
+        return []
+    return torch.softmax(_run(folder, texts, quiet), -1)[:, 1].tolist()
+
+
+def _run(folder: str | Path, texts: Sequence[str], quiet: bool) -> torch.Tensor:
+    folder = Path(folder)
+    if not (folder / _SETTINGS).is_file():
+        raise FileNotFoundError(f"{folder} holds no model of topk-lib finetune: name its output folder")
+    settings = Settings(**json.loads((folder / _SETTINGS).read_text()))
+    selector = load_selector(folder)
+    model, tokenizer = load_encoder(folder)
+    ids = _tokenize(tokenizer, texts, settings.max_length)
+    trainer = _trainer(model, tokenizer, settings, folder, quiet)
+    return _logits(trainer, _selected(selector, tokenizer, ids, [0] * len(ids), settings.k))
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    known = inspect.signature(Settings).parameters
+    for name in options:
+        if name not in known:
+            raise TypeError(f"finetune has no option {name!r}: choose from {', '.join(known)}")
+    settings = Settings(**{key: value for key, value in options.items() if value is not None})
+    for name in ("k", "epochs", "learning_rate", "batch_size"):
+        if getattr(settings, name) <= 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(settings, name)}")
+    if settings.precision not in ("auto", "fp32", "bf16", "fp16"):
+        raise ValueError(f"precision must be auto, fp32, bf16 or fp16, got {settings.precision!r}")
+    make_selector(settings.selector)
+    return settings
+
+
+def _check_folder(folder: Path, settings: Settings) -> FinetuneResult | None:
+    """Refuse a folder with another run in it; return the result where this one is complete."""
+    if not (folder / _SETTINGS).is_file():
+        return None
+    before = json.loads((folder / _SETTINGS).read_text())
+    now = asdict(settings)
+    changed = [f"{key}: {before.get(key)!r} -> {now[key]!r}" for key in now if before.get(key) != now[key]]
+    if changed:
+        raise ValueError(
+            f"{folder} holds a run with other settings ({'; '.join(changed)}): "
+            "choose another output folder, or delete this one"
+        )
+    if not (folder / _RESULT).is_file():
+        return None
+    return FinetuneResult(folder, **json.loads((folder / _RESULT).read_text()))
+
+
+def _write_result(result: FinetuneResult) -> None:
+    fields = asdict(result)
+    folder = fields.pop("folder")
+    (folder / (_RESULT + ".tmp")).write_text(json.dumps(fields) + "\n")
+    (folder / (_RESULT + ".tmp")).replace(folder / _RESULT)
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end (its state file is written last)."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.rsplit("-", 1)[1])):
+        try:
+            json.loads((path / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        return str(path)
+    return None
+
+
+def _tokenize(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> list[list[int]]:
+    with errors_only():  # it would warn of texts over the maximum, which the selector shortens
+        ids: list[list[int]] = tokenizer(
+            list(texts), truncation=max_length is not None, max_length=max_length
+        )["input_ids"]
+    return ids
+
+
+def _selected(
+    selector: Selector, tokenizer: Any, ids: list[list[int]], labels: list[int], k: int
+) -> Dataset:
+    kept = select_tokens(selector, ids, k, tokenizer.all_special_ids)
+    return Dataset.from_dict({"input_ids": kept, "label": labels})
+
+
+def _precision(name: str) -> str:
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    flags = Path("/proc/cpuinfo")
+    fast = flags.is_file() and any(f in flags.read_text() for f in ("avx512_bf16", "amx_bf16"))
+    return "bf16" if fast and not torch.backends.mps.is_available() else "fp32"
+
+
+def _trainer(
+    model: Any,
+    tokenizer: Any,
+    settings: Settings,
+    folder: Path,
+    quiet: bool,
+    train_set: Dataset | None = None,
+) -> Trainer:
+    precision = _precision(settings.precision)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if settings.batch_size % world:
+        raise ValueError(f"batch_size {settings.batch_size} cannot be shared by {world} processes")
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        per_device_train_batch_size=settings.batch_size // world,
+        per_device_eval_batch_size=128,
+        warmup_steps=0.06,
+        lr_scheduler_type="linear",
+        weight_decay=0.01,
+        train_sampling_strategy="group_by_length",
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        seed=settings.seed,
+        save_strategy="steps",
+        save_steps=0.1,
+        save_total_limit=2,
+        logging_strategy="no" if quiet else "steps",
+        logging_steps=0.05,
+        use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        report_to="none",
+        disable_tqdm=quiet,
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_set,
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
+    )
+    if quiet:
+        trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _logits(trainer: Trainer, data: Dataset) -> torch.Tensor:
+    """(n, 2) float32, in the order of ``data``; texts of like length share a batch."""
+    lengths = torch.tensor([len(ids) for ids in data["input_ids"]])
+    order = lengths.argsort(stable=True)
+    output = trainer.predict(data.select(order.tolist())).predictions
+    logits = torch.empty(len(data), output.shape[-1])
+    logits[order] = torch.as_tensor(output, dtype=torch.float32)
+    return logits
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = round(now - self.last, 2)
+        self.last = now
