@@ -84,9 +84,7 @@ def _baseline(function: Callable[..., dict[str, Any]]) -> Callable[[str, str], N
     def go(experiment: str, name: str) -> None:
         train, test = load_reviews(split="train"), load_reviews(split="test")
         start = time.perf_counter()
-        metrics = function(
-            list(train["text"]), list(train["label"]), list(test["text"]), list(test["label"])
-        )
+        metrics = function(list(train["text"]), list(train["label"]), list(test["text"]), list(test["label"]))
         records.write(
             experiment, name, metrics=metrics, settings={"seed": None}, seconds=time.perf_counter() - start,
             data={"source": source_of(train), "n_train": len(train), "n_eval": len(test),
@@ -98,7 +96,7 @@ def _baseline(function: Callable[..., dict[str, Any]]) -> Callable[[str, str], N
 
 
 def _what_is_kept(experiment: str, name: str, k: int = 64) -> None:
-    """What share of the opinion in a test review each rule keeps, and how rare its tokens are.
+    """What share of the opinion in a test review each rule keeps, and what kind of tokens.
 
     Opinion of a token: its absolute weight in the linear model of the training labels.
     """
@@ -113,6 +111,8 @@ def _what_is_kept(experiment: str, name: str, k: int = 64) -> None:
     table = linear.tensors()["table"].numpy()
     weight[: len(table)] = table
     documents = np.asarray((count_tokens(train_ids, tokenizer.vocab_size) > 0).sum(0)).ravel()
+    common = np.zeros(tokenizer.vocab_size, dtype=bool)
+    common[np.argsort(-documents)[:100]] = True
     piece = np.zeros(tokenizer.vocab_size, dtype=bool)
     for token, i in tokenizer.get_vocab().items():
         piece[i] = token.startswith("##")
@@ -127,9 +127,12 @@ def _what_is_kept(experiment: str, name: str, k: int = 64) -> None:
             "mean_weight": float(weight[flat].mean()),
             "rare_share": float((documents[flat] < 25).mean()),
             "piece_share": float(piece[flat].mean()),
+            "common_share": float(common[flat].mean()),
+            "distinct_share": float(np.mean([len(set(ids)) / len(ids) for ids in kept])),
         }
     records.write(
-        experiment, name, metrics=kept_metrics, settings={"k": k, "rare_below_texts": 25, "seed": 0},
+        experiment, name, metrics=kept_metrics, settings={"k": k, "rare_below_texts": 25,
+                  "common_types": 100, "seed": 0},
         seconds=time.perf_counter() - start,
         data={"source": source_of(train), "n_train": len(train), "n_eval": len(test),
               "mean_tokens": float(np.mean([len(ids) for ids in test_ids])),

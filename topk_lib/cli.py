@@ -16,10 +16,13 @@ import typer
 from topk_lib.selectors import selector_names
 
 app = typer.Typer(
-    help="Top-k token selection in large language models.", no_args_is_help=True, add_completion=False
+    help="Top-k token selection in large language models.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 SelectorName = Enum("SelectorName", {name: name for name in selector_names()}, type=str)  # type: ignore[misc]
+FIRST = SelectorName("first")
 Source = Annotated[
     str | None,
     typer.Option(help='A folder of reviews, "hub" or "embedded". [default: TOPK_IMDB, the hub, embedded]'),
@@ -43,10 +46,11 @@ def _one_sentence() -> Iterator[None]:
 def finetune(
     output: Annotated[Path, typer.Argument(help="Folder for the model. The same command resumes.")],
     model: Annotated[
-        str | None, typer.Option(help="A hub name (bert-base-cased) or a folder. [default: embedded MiniLM]")
+        str | None,
+        typer.Option(help="A hub name (bert-base-cased) or a folder. [default: embedded MiniLM]"),
     ] = None,
     source: Source = None,
-    selector: Annotated[SelectorName, typer.Option(help="Which tokens to read.")] = SelectorName("first"),
+    selector: Annotated[SelectorName, typer.Option(help="Which tokens to read.")] = FIRST,
     k: Annotated[int, typer.Option(help="Tokens read of each review, [CLS] and [SEP] included.")] = 256,
     max_length: Annotated[int | None, typer.Option(help="Tokens the selector sees. [default: all]")] = None,
     epochs: float = 1.0,
@@ -58,7 +62,8 @@ def finetune(
     n_eval: Annotated[int | None, typer.Option(help="Draw so many reviews. [default: all]")] = None,
     evaluate_on: Annotated[str, typer.Option(help="test, or dev to choose settings.")] = "test",
     record: Annotated[
-        str | None, typer.Option(help="Write results/EXPERIMENT/RUN.DEVICE.json: give EXPERIMENT/RUN.")
+        str | None,
+        typer.Option(help="Write results/EXPERIMENT/RUN.DEVICE.json: give EXPERIMENT/RUN."),
     ] = None,
     quiet: bool = False,
 ) -> None:
@@ -67,9 +72,21 @@ def finetune(
 
     with _one_sentence():
         result = training.finetune(
-            output, model=model, source=source, selector=selector.value, k=k, max_length=max_length,
-            epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed,
-            precision=precision, n_train=n_train, n_eval=n_eval, evaluate_on=evaluate_on, quiet=quiet,
+            output,
+            model=model,
+            source=source,
+            selector=selector.value,
+            k=k,
+            max_length=max_length,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            seed=seed,
+            precision=precision,
+            n_train=n_train,
+            n_eval=n_eval,
+            evaluate_on=evaluate_on,
+            quiet=quiet,
         )
         if int(os.environ.get("RANK", "0")):
             return
@@ -78,8 +95,13 @@ def finetune(
         if record:
             experiment, run = record.split("/")
             path = records.write(
-                experiment, run, metrics=result.metrics | {"seconds": result.seconds},
-                settings=result.settings, data=result.data, seconds=sum(result.seconds.values()),
+                experiment,
+                run,
+                metrics=result.metrics | {"seconds": result.seconds},
+                settings=result.settings,
+                data=result.data,
+                seconds=sum(result.seconds.values()),
+                command=" ".join(["topk-lib", *sys.argv[1:]]),
             )
             print(f"recorded in results/{path.parent.name}/{path.name}")
 
@@ -102,7 +124,9 @@ def evaluate(
 @app.command()
 def predict(
     folder: Folder,
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts; without any, one a line from stdin.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts; without any, one a line from stdin.")
+    ] = None,
 ) -> None:
     """Print each text's probability of being positive, one JSON object a line."""
     from topk_lib import training
@@ -118,7 +142,9 @@ def _report(m: dict[str, Any]) -> None:
     print(f"accuracy {m['accuracy']:.2%} (95% interval {m['accuracy_low']:.2%} to {m['accuracy_high']:.2%})")
     print(f"{'':10}{'precision':>10}{'recall':>10}{'F1':>10}{'support':>10}")
     for i, name in enumerate(("negative", "positive")):
-        print(f"{name:10}{m['precision'][i]:10.3f}{m['recall'][i]:10.3f}{m['f1'][i]:10.3f}{m['support'][i]:10,}")
+        print(
+            f"{name:10}{m['precision'][i]:10.3f}{m['recall'][i]:10.3f}{m['f1'][i]:10.3f}{m['support'][i]:10,}"
+        )
     print(f"confusion (rows: label, columns: prediction): {m['confusion']}")
 
 

@@ -44,7 +44,8 @@ def load_reviews(
         source: a folder that ``datasets.load_dataset`` reads, with columns ``text`` and ``label``;
             "hub"; or "embedded". None looks in the order above.
         split: "train" or "test" (a folder and the embedded corpus may have others, such as "dev").
-        n: how many reviews to draw at random, as even between the labels as n allows; None: all.
+        n: how many reviews to draw at random, as even between the labels as can be; None, or
+            more than there are: all.
         seed: of that draw.
         quiet: leave out the line.
 
@@ -55,8 +56,7 @@ def load_reviews(
     Raises:
         FileNotFoundError: the named folder is not there.
         ConnectionError: the hub was named and cannot be reached.
-        ValueError: no such split or column, an empty split, a label other than 0 and 1, or
-            fewer than n reviews.
+        ValueError: no such split or column, an empty split, a label other than 0 and 1, n < 1.
     """
     with _no_bars():
         data, label = _load(source, split)
@@ -148,6 +148,8 @@ def _load(source: str | Path | None, split: str) -> tuple[Dataset, str]:
             "(parquet, csv, jsonl): put train and test files there"
         ) from error
     except ValueError as error:
+        if "no data" in str(error):
+            raise ValueError(_empty(f"the folder {folder.name}", split)) from error
         raise ValueError(f"the folder {str(source)!r} has no usable split {split!r}: {error}") from error
     return data, f"the folder {folder.name}"
 
@@ -198,7 +200,7 @@ def _checked(data: Dataset, label: str, split: str) -> Dataset:
                 f"{', '.join(data.column_names)}): name the columns text and label"
             )
     if len(data) == 0:
-        raise ValueError(f"{label}, split {split}, is empty: at least one review is needed")
+        raise ValueError(_empty(label, split))
     texts, labels = list(data["text"]), list(data["label"])
     for row, value in enumerate(labels):
         if value not in (0, 1):
@@ -213,9 +215,14 @@ def _checked(data: Dataset, label: str, split: str) -> Dataset:
     )
 
 
+def _empty(label: str, split: str) -> str:
+    return f"{label}, split {split}, is empty: at least one review is needed"
+
+
 def _draw(data: Dataset, n: int, seed: int, label: str) -> Dataset:
-    if n < 1 or n > len(data):
-        raise ValueError(f"n must lie in 1..{len(data)} (the reviews in {label}), got {n}")
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    n = min(n, len(data))
     labels = list(data["label"])
     order = np.random.default_rng(seed).permutation(len(data)).tolist()
     negative, positive = ([i for i in order if labels[i] == value] for value in (0, 1))

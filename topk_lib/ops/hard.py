@@ -79,10 +79,7 @@ def hard_topk(
     if order == "position":
         ranked = ranked.masked_fill(~used, n).sort(dim=-1).values
     safe = ranked.masked_fill(~used, 0)
-    if n:
-        values = rows.gather(-1, safe).masked_fill(~used, 0)
-    else:
-        values = rows.new_zeros(safe.shape)
+    values = rows.gather(-1, safe).masked_fill(~used, 0) if n else rows.new_zeros(safe.shape)
     # Spare slots point at a column n of their own, which is cut off again.
     mask = torch.zeros(*rows.shape[:-1], n + 1, dtype=torch.bool, device=rows.device)
     mask = mask.scatter(-1, ranked.masked_fill(~used, n), True)[..., :n]
@@ -107,8 +104,7 @@ def _check(scores: Tensor, valid: Tensor | None, order: str) -> None:
         valid.expand_as(scores)
     except RuntimeError:
         raise ValueError(
-            f"valid must broadcast to the shape of scores {tuple(scores.shape)}, "
-            f"got {tuple(valid.shape)}"
+            f"valid must broadcast to the shape of scores {tuple(scores.shape)}, got {tuple(valid.shape)}"
         ) from None
 
 
@@ -120,8 +116,7 @@ def _check_k(k: int | Tensor, rows: Tensor) -> tuple[int, Tensor]:
             raise TypeError(f"k must be an int or an integer tensor, got {k.dtype}")
         if k.shape != rows.shape[:-1]:
             raise ValueError(
-                f"k must hold one number per row, shape {tuple(rows.shape[:-1])}, "
-                f"got {tuple(k.shape)}"
+                f"k must hold one number per row, shape {tuple(rows.shape[:-1])}, got {tuple(k.shape)}"
             )
         per_row = k.to(device=rows.device, dtype=torch.int64)
         low, high = (int(per_row.min()), int(per_row.max())) if per_row.numel() else (0, 0)

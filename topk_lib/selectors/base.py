@@ -71,7 +71,9 @@ class Selector:
         """Take back what :meth:`tensors` returned."""
 
     def _missing(self) -> RuntimeError:
-        return RuntimeError(f"the {self.name} selector has not been fitted: call fit(token_ids, labels) first")
+        return RuntimeError(
+            f"the {self.name} selector has not been fitted: call fit(token_ids, labels) first"
+        )
 
 
 def register(cls: _S) -> _S:
@@ -102,7 +104,10 @@ def save_selector(selector: Selector, folder: str | Path) -> None:
     about: dict[str, Any] = {"name": selector.name, "seed": selector.seed}
     (folder / "selector.json").write_text(json.dumps(about, indent=2) + "\n")
     if tensors := selector.tensors():
-        save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "selector.safetensors")
+        save_file(
+            {key: value.contiguous() for key, value in tensors.items()},
+            folder / "selector.safetensors",
+        )
 
 
 def load_selector(folder: str | Path) -> Selector:

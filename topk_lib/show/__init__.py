@@ -1,0 +1,6 @@
+"""Pictures and coloured text for the chapters."""
+
+from topk_lib.show.figures import accuracy_by_k, style
+from topk_lib.show.text import kept_text
+
+__all__ = ["accuracy_by_k", "kept_text", "style"]

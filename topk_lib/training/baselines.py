@@ -16,7 +16,10 @@ __all__ = ["nb_svm", "tfidf_logistic"]
 
 
 def tfidf_logistic(
-    texts: Sequence[str], labels: Sequence[int], test_texts: Sequence[str], test_labels: Sequence[int]
+    texts: Sequence[str],
+    labels: Sequence[int],
+    test_texts: Sequence[str],
+    test_labels: Sequence[int],
 ) -> dict[str, Any]:
     """Logistic regression on TF-IDF of single words, with scikit-learn's defaults.
 
@@ -29,7 +32,10 @@ def tfidf_logistic(
 
 
 def nb_svm(
-    texts: Sequence[str], labels: Sequence[int], test_texts: Sequence[str], test_labels: Sequence[int]
+    texts: Sequence[str],
+    labels: Sequence[int],
+    test_texts: Sequence[str],
+    test_labels: Sequence[int],
 ) -> dict[str, Any]:
     """NB-SVM of Wang and Manning (2012), "Baselines and bigrams", with words and word pairs.
 

@@ -14,7 +14,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers import (
+    DataCollatorWithPadding,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
 from topk_lib.data import fingerprint, load_reviews, source_of, train_and_eval
 from topk_lib.models import DEFAULT_ENCODER, errors_only, load_encoder
@@ -152,8 +158,12 @@ def finetune(
     clock.lap("evaluate")
     predictions = logits.argmax(-1).tolist()
     result = FinetuneResult(
-        folder, classification_metrics(list(held_out["label"]), predictions), asdict(settings), data,
-        clock.laps, predictions,
+        folder,
+        classification_metrics(list(held_out["label"]), predictions),
+        asdict(settings),
+        data,
+        clock.laps,
+        predictions,
     )
     if trainer.is_world_process_zero():
         _write_result(result)
@@ -257,9 +267,7 @@ def _tokenize(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> l
     return ids
 
 
-def _selected(
-    selector: Selector, tokenizer: Any, ids: list[list[int]], labels: list[int], k: int
-) -> Dataset:
+def _selected(selector: Selector, tokenizer: Any, ids: list[list[int]], labels: list[int], k: int) -> Dataset:
     kept = select_tokens(selector, ids, k, tokenizer.all_special_ids)
     return Dataset.from_dict({"input_ids": kept, "label": labels})
 

@@ -1,0 +1,49 @@
+# make book     build the book; prints the path of its first page
+# make test     lint, types, import rules, tests
+# make serve    build, then show the book on http://localhost:8000
+# make notebooks   write the .ipynb twins of the chapters
+# make clean    remove what was built, and the environment
+#
+# PIP_ARGS passes extra arguments to pip, such as the address of a CPU-only wheel index.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := $(shell grep '^torch==' constraints.txt)
+READY := $(VENV)/ready
+
+.PHONY: book test serve notebooks clean
+.DEFAULT_GOAL := book
+
+$(READY): constraints.txt pyproject.toml
+	@echo "== making the environment $(VENV) (a few minutes the first time)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) $(TORCH)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[book,test,offline,gpu]'
+	@touch $@
+
+book: $(READY)
+	@echo "== building the book (notebooks are run unless nothing they use has changed)"
+	$(BIN)/python book/build.py
+
+test: $(READY)
+	@echo "== ruff, mypy, import rules"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	@echo "== pytest"
+	$(BIN)/python -m pytest
+
+serve: book
+	@echo "== http://localhost:8000 (Ctrl-C stops it)"
+	$(BIN)/python -m http.server 8000 --directory book/_build/html
+
+notebooks: $(READY)
+	@echo "== writing the twins notebooks/*.ipynb"
+	$(BIN)/python notebooks/make_twins.py
+
+clean:
+	@echo "== removing the built book, caches and $(VENV)"
+	rm -rf book/_build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# On a machine with a GPU: test the package there, then make every record that still lacks a GPU
+# run, most valuable first, each written at once into results/ (and copied to FOLDER, if given).
+#   benchmarks/run_on_gpu.sh [FOLDER]
+# Set TOPK_IMDB to a folder with the IMDB set where the hub cannot be reached.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+save() { if [ -n "${1:-}" ]; then mkdir -p "$1" && tar czf "$1/results.tar.gz" results; fi; }
+python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' || { echo "no GPU is visible to PyTorch here" >&2; exit 2; }
+if [ -n "${1:-}" ]; then (while sleep 20; do save "$1"; done) & trap 'kill %1; save "$1"' EXIT; fi
+python3 -m pytest -q -m gpu tests || [ $? -eq 5 ] || echo "GPU tests failed: the records follow all the same" >&2
+python3 benchmarks/imdb.py

@@ -1,0 +1,120 @@
+"""hard_topk against its definition in reference.py, and against bad input."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from topk_lib import hard_topk, reference
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+# Few values, so that ties are common; every special one among them.
+VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 2.0, math.inf, -math.inf, math.nan])
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Tensor, int, Tensor | None]:
+    rows, n = draw(st.integers(0, 3)), draw(st.integers(0, 9))
+    numbers = draw(st.lists(VALUES, min_size=rows * n, max_size=rows * n))
+    scores = torch.tensor(numbers, dtype=draw(st.sampled_from(DTYPES))).reshape(rows, n)
+    valid = None
+    if draw(st.booleans()):
+        bits = draw(st.lists(st.booleans(), min_size=rows * n, max_size=rows * n))
+        valid = torch.tensor(bits, dtype=torch.bool).reshape(rows, n)
+    return scores, draw(st.integers(0, n)), valid
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases())
+def test_is_the_definition(case: tuple[Tensor, int, Tensor | None]) -> None:
+    scores, k, valid = case
+    got = hard_topk(scores, k, valid=valid)
+    expected = reference.hard_topk(scores, k, valid)
+    assert torch.equal(got.mask, expected)
+    for row in range(len(scores)):
+        where = expected[row].nonzero().flatten()
+        spare = k - len(where)
+        assert got.indices[row].tolist() == where.tolist() + [-1] * spare
+        values = torch.cat([scores[row, where], torch.zeros(spare, dtype=scores.dtype)])
+        assert torch.equal(got.values[row].nan_to_num(7.0), values.nan_to_num(7.0))
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases())
+def test_order_by_value_is_the_same_choice_sorted(case: tuple[Tensor, int, Tensor | None]) -> None:
+    scores, k, valid = case
+    by_value = hard_topk(scores, k, valid=valid, order="value")
+    by_position = hard_topk(scores, k, valid=valid)
+    assert torch.equal(by_value.mask, by_position.mask)
+    for row in range(len(scores)):
+        chosen = [i for i in by_value.indices[row].tolist() if i >= 0]
+        key = [(not math.isnan(s), -s if not math.isnan(s) else 0.0, i)
+               for i, s in ((i, scores[row, i].item()) for i in chosen)]  # fmt: skip
+        assert key == sorted(key)
+
+
+def test_matches_torch_topk_without_ties() -> None:
+    scores = torch.randn(4, 5, 200, generator=torch.Generator().manual_seed(0))
+    got = hard_topk(scores, 17, order="value")
+    values, indices = scores.topk(17)
+    assert torch.equal(got.values, values)
+    assert torch.equal(got.indices, indices)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, -1, -2])
+def test_any_dimension_and_strides(dim: int) -> None:
+    scores = torch.randn(6, 8, 7, generator=torch.Generator().manual_seed(1)).transpose(0, 2)
+    got = hard_topk(scores, 3, dim=dim)
+    moved = hard_topk(scores.movedim(dim, -1).contiguous(), 3)
+    assert torch.equal(got.mask.movedim(dim, -1), moved.mask)
+    assert torch.equal(got.indices.movedim(dim, -1), moved.indices)
+    assert torch.equal(got.values, scores.gather(dim, got.indices))
+
+
+def test_one_k_per_row() -> None:
+    scores = torch.tensor([[3.0, 1.0, 2.0], [1.0, 2.0, 3.0], [5.0, 5.0, 5.0]])
+    got = hard_topk(scores, torch.tensor([2, 0, 1]))
+    assert got.indices.tolist() == [[0, 2], [-1, -1], [0, -1]]
+    assert got.values.tolist() == [[3.0, 2.0], [0.0, 0.0], [5.0, 0.0]]
+    assert got.mask.sum(-1).tolist() == [2, 0, 1]
+
+
+def test_gradient_flows_through_values() -> None:
+    scores = torch.tensor([[1.0, 4.0, 2.0, 3.0]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda s: hard_topk(s, 2).values, scores)
+    torch.autograd.backward(hard_topk(scores, 2).values.sum())
+    assert scores.grad is not None
+    assert scores.grad.tolist() == [[0.0, 1.0, 0.0, 1.0]]
+
+
+def test_real_minus_infinity_beats_padding() -> None:
+    scores = torch.tensor([[9.0, -math.inf, 9.0]])
+    got = hard_topk(scores, 2, valid=torch.tensor([[False, True, False]]))
+    assert got.indices.tolist() == [[1, -1]]
+
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"k": -1}, ValueError, r"k must lie in 0\.\.4 .* got -1"),
+    ({"k": 5}, ValueError, r"k must lie in 0\.\.4 .* got 5"),
+    ({"k": 2.0}, TypeError, "k must be an int or an integer tensor, got float"),
+    ({"k": True}, TypeError, "got bool"),
+    ({"k": torch.tensor([1.0, 2.0])}, TypeError, r"got torch\.float32"),
+    ({"k": torch.tensor([1, 2, 3])}, ValueError, r"shape \(2,\), got \(3,\)"),
+    ({"k": 1, "scores": torch.zeros(2, 4, dtype=torch.int64)}, TypeError, "scores must be"),
+    ({"k": 1, "scores": torch.tensor(1.0)}, ValueError, "scalar"),
+    ({"k": 1, "valid": torch.ones(2, 4)}, TypeError, "valid must be a bool tensor"),
+    ({"k": 1, "valid": torch.ones(3, 4, dtype=torch.bool)}, ValueError, "valid must broadcast"),
+    ({"k": 1, "order": "index"}, ValueError, 'order must be "position" or "value"'),
+]
+
+
+@pytest.mark.parametrize(("arguments", "kind", "message"), BAD)
+def test_bad_input_says_what_is_wrong(arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        hard_topk(**({"scores": torch.zeros(2, 4)} | arguments))

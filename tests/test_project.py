@@ -1,0 +1,140 @@
+"""The project's own files agree with one another."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from topk_lib import checks, records
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def extras() -> dict[str, list[Requirement]]:
+    text = (ROOT / "pyproject.toml").read_text()
+    section = text.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    groups = re.findall(r"^(\w+) = \[(.*?)\]$", section, re.MULTILINE | re.DOTALL)
+    core = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    assert core is not None
+    return {
+        name: [Requirement(r) for r in re.findall(r'"([^"]+)"', body)]
+        for name, body in [("core", core[1]), *groups]
+    }
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    found = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    return {name.lower().replace("_", "-"): version for name, version in found.items()}
+
+
+def test_every_requirement_is_pinned_within_its_bounds() -> None:
+    assert set(extras()) == {"core", "book", "test", "offline", "gpu"}
+    for group, requirements in extras().items():
+        for requirement in requirements:
+            name = requirement.name.lower().replace("_", "-")
+            assert name in pins(), f"{name} (of {group}) is not in constraints.txt"
+            assert requirement.specifier.contains(pins()[name]), f"{requirement} excludes {pins()[name]}"
+
+
+def test_the_conda_environment_installs_the_same() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = next(part["pip"] for part in environment["dependencies"] if isinstance(part, dict))
+    assert pip[0] == "--constraint constraints.txt"
+    named = re.fullmatch(r"-e \.\[(.+)\]", pip[-1])
+    assert named is not None
+    assert set(named[1].split(",")) <= set(extras())
+    known = {r.name for group in extras().values() for r in group}
+    for package in pip[1:-1]:
+        assert package in known, f"environment.yml names {package}, pyproject.toml does not"
+
+
+def test_the_public_address_stands_in_one_place() -> None:
+    found = re.search(r'^Repository = "https://(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert found is not None
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    holders = [
+        name
+        for name in files.stdout.splitlines()
+        if not name.endswith((".ipynb", ".png", ".woff"))
+        and found[1] in (ROOT / name).read_text(errors="ignore")
+    ]
+    assert holders == ["pyproject.toml"]
+
+
+def test_twins_are_up_to_date() -> None:
+    run = subprocess.run(
+        [sys.executable, "notebooks/make_twins.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_chapters_keep_to_the_form() -> None:
+    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        code = [c["source"].rstrip().count("\n") + 1 if isinstance(c["source"], str) else len(c["source"])
+                for c in cells if c["cell_type"] == "code"]  # fmt: skip
+        assert max(code) <= 25, path.name
+        assert sorted(code)[len(code) // 2] <= 8, path.name
+        assert all("outputs" not in c or not c["outputs"] for c in cells)
+
+
+def test_records_have_every_field() -> None:
+    paths = sorted((ROOT / "results").rglob("*.json"))
+    assert paths
+    for path in paths:
+        record = json.loads(path.read_text())
+        assert path.parent.name == record["experiment"]
+        assert path.name == f"{record['run']}.{record['device']['kind']}.json"
+        for field in ("metrics", "settings", "data", "command", "versions", "commit", "date",
+                      "wall_seconds", "peak_memory_mib"):  # fmt: skip
+            assert field in record, f"{path.name} lacks {field}"
+        assert record["data"]["train_fingerprint"] != record["data"]["eval_fingerprint"]
+
+
+def test_write_and_cite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOPK_RESULTS", str(tmp_path))
+    records.write(
+        "e", "r", metrics={"accuracy": 0.51234, "confusion": [[1, 2], [3, 4]]}, settings={},
+        data={"n_eval": 25000}, seconds=1.0,
+    )  # fmt: skip
+    assert records.cite("e/r metrics.accuracy .1%") == "51.2%"
+    assert records.cite("e/r data.n_eval") == "25,000"
+    assert records.cite("e/r metrics.confusion.1.0") == "3"
+    with pytest.raises(KeyError, match=r"no field 'metrics\.recall'"):
+        records.cite("e/r metrics.recall")
+    with pytest.raises(FileNotFoundError, match="no record nothing"):
+        records.cite("e/nothing x")
+
+
+def test_exercise_checks_tell_right_from_wrong() -> None:
+    assert "arithmetic mean" in checks.check_f1(lambda p, r: (p + r) / 2)
+    assert "divides by zero" in checks.check_f1(lambda p, r: 2 * p * r / (p + r))
+    assert checks.check_f1(lambda p, r: 2 * p * r / (p + r) if p + r else 0.0) == "Right."
+    assert checks.check_recall_accuracy(0.972).startswith("Right")
+    assert checks.check_recall_accuracy(97.2).startswith("Not yet: give")
+    assert checks.check_recall_accuracy(0.963).startswith("Not yet")
+    import torch
+
+    def position(ids: torch.Tensor) -> torch.Tensor:
+        return torch.arange(ids.shape[-1]).expand_as(ids).float()
+
+    assert "keeps [1, 2, 3]" in checks.check_middle_scores(lambda ids, mask: -position(ids))
+    assert "Take each text's length" in checks.check_middle_scores(
+        lambda ids, mask: -(position(ids) - (ids.shape[-1] - 1) / 2).abs()
+    )
+    assert "shape" in checks.check_middle_scores(lambda ids, mask: position(ids)[0])
+    right = checks.check_middle_scores(
+        lambda ids, mask: -(position(ids) - (mask.sum(-1, keepdim=True) - 1) / 2).abs()
+    )
+    assert right == "Right."

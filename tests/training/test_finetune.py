@@ -1,0 +1,202 @@
+"""Fine-tuning for real, with a tiny encoder: what it saves, resumes, shares and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSequenceClassification, pipeline
+from typer.testing import CliRunner
+
+from topk_lib.cli import app
+from topk_lib.training import evaluate, finetune, predict
+from topk_lib.training.finetune import _last_checkpoint
+
+OPTIONS: dict[str, Any] = {
+    "source": "embedded",
+    "k": 16,
+    "batch_size": 8,
+    "n_train": 64,
+    "n_eval": 40,
+}
+TEXTS = ["Hardly a minute that I would want back.", "My seat was the warmest thing in the room."]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    finetune(folder, model=str(tiny_encoder), selector="first", quiet=True, **OPTIONS)
+    return folder
+
+
+def test_the_result_counts_every_review(trained: Path) -> None:
+    result = finetune(trained, quiet=True, **OPTIONS | {"selector": "first"} | _model(trained))
+    assert sum(result.metrics["support"]) == 40 == len(result.predictions)
+    assert result.data["source"] == "the embedded corpus"
+    assert result.data["n_train"] == 64
+
+
+def test_from_pretrained_and_pipeline_read_it_back(trained: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(trained)
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+    classify = pipeline("text-classification", model=str(trained), device="cpu")
+    for text, mine in zip(TEXTS, predict(trained, TEXTS), strict=True):
+        answer = classify(text, truncation=True, top_k=None)
+        theirs = next(a["score"] for a in answer if a["label"] == "positive")
+        assert mine == pytest.approx(theirs, abs=5e-3)  # bf16 where the machine has it
+
+
+def test_evaluate_repeats_what_finetune_measured(trained: Path) -> None:
+    measured = json.loads((trained / "topk_result.json").read_text())["metrics"]
+    again = evaluate(trained, source="embedded", split="test", n=40, quiet=True)
+    assert again["confusion"] == measured["confusion"]
+
+
+def test_it_learns(tiny_encoder: Path, tmp_path: Path) -> None:
+    rows = [{"text": "good day" if i % 2 else "bad day", "label": i % 2} for i in range(200)]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    result = finetune(
+        tmp_path / "out", model=str(tiny_encoder), source=tmp_path, selector="linear", k=3,
+        epochs=3, learning_rate=1e-2, precision="fp32", quiet=True,
+    )  # fmt: skip
+    assert result.metrics["accuracy"] == 1.0
+
+
+def test_other_settings_in_the_folder_are_refused(trained: Path) -> None:
+    with pytest.raises(ValueError, match=r"other settings \(k: 16 -> 32\): choose another output"):
+        finetune(trained, quiet=True, **OPTIONS | {"k": 32} | _model(trained))
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"k": 0}, ValueError, "k must be above 0, got 0"),
+        ({"epochs": -1}, ValueError, "epochs must be above 0"),
+        (
+            {"precision": "int8"},
+            ValueError,
+            "precision must be auto, fp32, bf16 or fp16, got 'int8'",
+        ),
+        ({"selector": "best"}, ValueError, "unknown selector 'best'"),
+        ({"kk": 3}, TypeError, "no option 'kk': choose from model"),
+        ({"k": 9999}, ValueError, r"k = 9999 is more than .* reads: choose k <= 128"),
+    ],
+)
+def test_bad_settings(
+    tiny_encoder: Path, tmp_path: Path, options: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        finetune(tmp_path / "x", quiet=True, **OPTIONS | {"model": str(tiny_encoder)} | options)
+
+
+def test_half_written_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    for step, state in ((5, "{}"), (10, '{"epoch": 0.'), (15, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert _last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
+
+
+def test_predict_input() -> None:
+    assert predict("anywhere", []) == []
+    with pytest.raises(TypeError, match="write"):
+        predict("anywhere", "one string")
+    with pytest.raises(FileNotFoundError, match="holds no model of topk-lib finetune"):
+        predict("nowhere", ["x"])
+
+
+def _command(output: Path, model: Path, *more: str) -> list[str]:
+    return [
+        "finetune", str(output), "--model", str(model), "--source", "embedded", "--k", "16",
+        "--n-eval", "40", "--batch-size", "8", "--precision", "fp32", *more,
+    ]  # fmt: skip
+
+
+def test_the_same_command_resumes_after_kill_9(tiny_encoder: Path, tmp_path: Path) -> None:
+    epochs = ["--n-train", "240", "--epochs", "12"]
+    program = [sys.executable, "-m", "topk_lib.cli"]
+    whole = subprocess.run(
+        [*program, *_command(tmp_path / "whole", tiny_encoder, *epochs)],
+        capture_output=True,
+        text=True,
+    )
+    assert whole.returncode == 0, whole.stderr
+    broken = tmp_path / "broken"
+    process = subprocess.Popen(
+        [*program, *_command(broken, tiny_encoder, *epochs)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while _last_checkpoint(broken) is None and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert _last_checkpoint(broken) is not None
+    assert not (broken / "topk_result.json").exists(), "it ended before it could be killed"
+    again = subprocess.run(
+        [*program, *_command(broken, tiny_encoder, *epochs)], capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+    results = [json.loads((tmp_path / name / "topk_result.json").read_text()) for name in ("whole", "broken")]
+    assert results[0]["predictions"] == results[1]["predictions"]
+
+
+def test_two_processes_measure_what_one_does(tiny_encoder: Path, tmp_path: Path) -> None:
+    command = ["--n-train", "128", "--epochs", "2", "--learning-rate", "1e-3", "--quiet"]
+    program = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "topk_lib.cli",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    two = subprocess.run(
+        [*program, *_command(tmp_path / "two", tiny_encoder, *command)],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("accuracy") == 1  # one process reports
+    one = finetune(
+        tmp_path / "one", model=str(tiny_encoder), source="embedded", k=16, n_train=128, n_eval=40,
+        batch_size=8, epochs=2, learning_rate=1e-3, precision="fp32", quiet=True,
+    )  # fmt: skip
+    both = json.loads((tmp_path / "two" / "topk_result.json").read_text())
+    assert sum(both["metrics"]["support"]) == 40
+    assert both["data"] == one.data
+    # The order of the batches differs, so agreement is within noise: the intervals overlap.
+    assert both["metrics"]["accuracy_low"] <= one.metrics["accuracy_high"]
+    assert one.metrics["accuracy_low"] <= both["metrics"]["accuracy_high"]
+
+
+def test_the_command_line(trained: Path) -> None:
+    run = CliRunner().invoke(app, ["evaluate", str(trained), "--source", "embedded", "--n", "40", "--quiet"])
+    assert run.exit_code == 0, run.output
+    assert "accuracy" in run.output
+    assert "support" in run.output
+    run = CliRunner().invoke(app, ["predict", str(trained)], input="one text\n\nanother\n")
+    lines = [json.loads(line) for line in run.output.splitlines()]
+    assert [line["text"] for line in lines] == ["one text", "another"]
+    assert all(0 <= line["positive"] <= 1 for line in lines)
+
+
+def test_the_command_line_says_errors_in_one_sentence(tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["evaluate", str(tmp_path), "--source", "embedded", "--n", "4"])
+    assert run.exit_code == 2
+    assert "holds no model of topk-lib finetune" in run.output
+    assert "Traceback" not in run.output
+
+
+def _model(trained: Path) -> dict[str, str]:
+    return {"model": json.loads((trained / "topk_settings.json").read_text())["model"]}

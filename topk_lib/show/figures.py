@@ -1,0 +1,71 @@
+"""Figures in one style: readable on a phone, told apart without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+__all__ = ["accuracy_by_k", "style"]
+
+# Okabe and Ito (2008): told apart with any kind of colour vision.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_MARKERS = "osD^vP"
+
+
+def style() -> None:
+    """Set the course's figure style for all figures that follow."""
+    plt.rcParams.update(
+        {
+            "figure.figsize": (6.4, 4.2),
+            "figure.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "font.size": 12,
+            "axes.grid": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "grid.alpha": 0.3,
+            "lines.linewidth": 2,
+            "lines.markersize": 7,
+        }
+    )
+
+
+def accuracy_by_k(
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    lines: Mapping[str, float] | None = None,
+) -> Figure:
+    """Draw accuracy against k, one curve a rule.
+
+    Args:
+        curves: for each rule a list of points with ``k``, ``accuracy``, ``accuracy_low`` and
+            ``accuracy_high`` (shares in [0, 1]); a rule without points is left out.
+        lines: accuracies that have no k, drawn as level lines.
+    """
+    style()
+    figure: Figure
+    figure, axes = plt.subplots()
+    ticks: set[int] = set()
+    shown = [(name, points) for name, points in curves.items() if points]
+    for i, (name, points) in enumerate(shown):
+        points = sorted(points, key=lambda p: p["k"])
+        ticks |= {int(p["k"]) for p in points}
+        middle = [100 * p["accuracy"] for p in points]
+        low = [100 * (p["accuracy"] - p["accuracy_low"]) for p in points]
+        high = [100 * (p["accuracy_high"] - p["accuracy"]) for p in points]
+        axes.errorbar(
+            [p["k"] for p in points], middle, yerr=[low, high], label=name, capsize=3,
+            color=_COLOURS[i % 6], marker=_MARKERS[i % 6],
+        )  # fmt: skip
+    for j, (name, value) in enumerate((lines or {}).items()):
+        axes.axhline(100 * value, color="#555555", linestyle=("--", ":", "-.")[j % 3], label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(ticks), [str(t) for t in sorted(ticks)])
+    axes.minorticks_off()
+    axes.set_xlabel("k: tokens read of each review")
+    axes.set_ylabel("accuracy (%)")
+    axes.legend(fontsize=10)
+    plt.close(figure)  # shown by being returned, once
+    return figure
