@@ -59,25 +59,32 @@ def runs(gpu: bool) -> Iterator[Run]:
             "--n-train", "4000", "--n-eval", "1500", "--evaluate-on", "dev",
         ])  # fmt: skip
     rate = best_learning_rate()
+    # A CPU makes the cheap grid first, a GPU the full runs.
+    parts = [_grid(gpu, rate), _full(gpu, rate)]
+    for part in reversed(parts) if gpu else parts:
+        yield from part
+
+
+def _full(gpu: bool, rate: str) -> Iterator[Run]:
+    """The encoder at its best: all training reviews."""
     for seed in range(3 if gpu else 1):
-        epochs = "2" if gpu else "1"
-        yield Run("imdb_full", f"linear-k256-s{seed}", [
-            "--selector", "linear", "--k", "256", "--epochs", epochs,
-            "--learning-rate", rate, "--seed", str(seed),
-        ])  # fmt: skip
-        if gpu:
-            yield Run("imdb_full", f"first-k512-s{seed}", [
-                "--selector", "first", "--k", "512", "--epochs", epochs,
+        for rule, k in (("linear", 256), ("first", 512)) if gpu else (("linear", 256),):
+            yield Run("imdb_full", f"{rule}-k{k}-s{seed}", [
+                "--selector", rule, "--k", str(k), "--epochs", "2",
                 "--learning-rate", rate, "--seed", str(seed),
             ])  # fmt: skip
-    for n_train in (25000,) if gpu else (4000,):
-        for seed in range(3 if gpu else 1):
-            for k in (64, 32, 128):
-                for rule in RULES:
-                    yield Run(f"imdb_rules_{n_train}", f"{rule}-k{k}-s{seed}", [
-                        "--selector", rule, "--k", str(k), "--learning-rate", rate,
-                        "--n-train", str(n_train), "--seed", str(seed),
-                    ])  # fmt: skip
+
+
+def _grid(gpu: bool, rate: str) -> Iterator[Run]:
+    """The five rules side by side; on a GPU with all training reviews and three seeds."""
+    n_train = 25000 if gpu else 4000
+    for seed in range(3 if gpu else 1):
+        for k in (64, 32, 128):
+            for rule in RULES:
+                yield Run(f"imdb_rules_{n_train}", f"{rule}-k{k}-s{seed}", [
+                    "--selector", rule, "--k", str(k), "--learning-rate", rate,
+                    "--n-train", str(n_train), "--seed", str(seed),
+                ])  # fmt: skip
 
 
 def _baseline(function: Callable[..., dict[str, Any]]) -> Callable[[str, str], None]:
@@ -129,6 +136,9 @@ def _what_is_kept(experiment: str, name: str, k: int = 64) -> None:
             "piece_share": float(piece[flat].mean()),
             "common_share": float(common[flat].mean()),
             "distinct_share": float(np.mean([len(set(ids)) / len(ids) for ids in kept])),
+            "most_kept": [
+                tokenizer.convert_ids_to_tokens(int(i)) for i in np.bincount(flat).argsort()[:-13:-1]
+            ],
         }
     records.write(
         experiment, name, metrics=kept_metrics, settings={"k": k, "rare_below_texts": 25,

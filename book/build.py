@@ -41,7 +41,7 @@ def main() -> int:
     shutil.rmtree(BUILD / "html", ignore_errors=True)
     code = subprocess.call(
         [
-            *(sys.executable, "-m", "jupyter_book.cli.main", "build", str(ROOT)),
+            *(str(Path(sys.executable).with_name("jupyter-book")), "build", str(ROOT)),
             *("--config", str(ROOT / "_config.yml"), "--toc", str(ROOT / "_toc.yml")),
             *("--path-output", str(ROOT / "book")),
             *("--all", "-W", "-n", "--keep-going", "--quiet"),
