@@ -54,6 +54,12 @@ def fill_in(app: Sphinx, config: Config) -> None:
     theme: dict[str, Any] = config.html_theme_options
     theme["repository_url"] = repository_url()
     theme["path_to_docs"] = ""
+    theme["use_repository_button"] = theme["use_issues_button"] = True
+    theme["launch_buttons"] = {
+        "notebook_interface": "jupyterlab",
+        "colab_url": "https://colab.research.google.com",
+        "binderhub_url": "https://mybinder.org",
+    }
     theme["extra_footer"] = f"<p>{footer()}</p>"
 
 
