@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-__all__ = ["hard_topk"]
+__all__ = ["LINKS", "hard_topk", "soft_topk"]
 
 
 def hard_topk(scores: Tensor, k: int, valid: Tensor | None = None) -> Tensor:
@@ -38,3 +41,43 @@ def _comes_before(scores: Tensor, j: int, i: int) -> bool:
     if a_nan or b_nan:
         return (a_nan and not b_nan) or (a_nan and b_nan and j < i)
     return a > b or (a == b and j < i)
+
+
+LINKS: dict[str, Callable[[float], float]] = {
+    "sigmoid": lambda z: 1 / (1 + math.exp(-z)) if z > -700 else 0.0,
+    "laplace": lambda z: 0.5 * math.exp(z) if z < 0 else 1 - 0.5 * math.exp(-z),
+    "clip": lambda z: min(max(z, 0.0), 1.0),
+    "exp": lambda z: math.exp(min(z, 0.0)),
+}
+
+
+def soft_topk(scores: Tensor, k: float, temperature: float = 1.0, link: str = "sigmoid") -> Tensor:
+    """Give each entry of one row the weight ``f((score - tau) / temperature)``; they sum to k.
+
+    The definition: the sum falls as the threshold tau rises, so tau is where it crosses k, found
+    by halving an interval.
+
+    Args:
+        scores: (n,) finite, any float dtype.
+        k: the sum of the weights, 0 < k < n.
+        temperature: above 0.
+        link: the name of f: "sigmoid", "laplace", "clip" or "exp".
+
+    Returns:
+        (n,) float64.
+    """
+    f = LINKS[link]
+    numbers = scores.tolist()
+
+    def weights(tau: float) -> list[float]:
+        return [f((s - tau) / temperature) for s in numbers]
+
+    low, high = min(numbers) - 1.0, max(numbers) + 1.0
+    while sum(weights(low)) < k:
+        low -= high - low
+    while sum(weights(high)) > k:
+        high += high - low
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(weights(middle)) > k else (low, middle)
+    return torch.tensor(weights(low), dtype=torch.float64)
