@@ -35,6 +35,7 @@ def main() -> int:
     if source == "the embedded corpus":
         os.environ["TOPK_IMDB"] = "embedded"
     os.environ["TOPK_BOOK_SOURCE"] = source
+    os.environ["TOPK_STATIC"] = "1"
     key, key_file = cache_key(source), BUILD / "cache.key"
     if not key_file.is_file() or key_file.read_text() != key:
         shutil.rmtree(BUILD / ".jupyter_cache", ignore_errors=True)

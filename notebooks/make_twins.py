@@ -8,62 +8,127 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import nbformat
+import pybtex.database
 
 from topk_lib import records
 
 ROOT = Path(__file__).resolve().parent.parent
-_ADMONITION = re.compile(r"^(:{3,})\{(\w[\w-]*)\} ?(.*)$")
+FENCE = re.compile(r"^(:{3,}|`{3,})\{([\w:-]+)\} ?(.*)$")
+EQUATION = re.compile(r"\$\$\n(.*?)\n\$\$ \(([\w-]+)\)", re.DOTALL)
+COUNTED = ("exercise", "proposition", "definition", "theorem", "lemma", "algorithm")
 
 
 def install_cell() -> str:
-    """The first cell: install the package only where it is missing."""
+    """The first cell: fetch the course, records and all, where the package is missing."""
     url = re.search(r'^Repository = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert url is not None
     return (
-        "# Installs topk_lib where it is missing (on Colab, for example).\n"
+        "# Fetches the course where topk_lib is missing (on Colab, for example).\n"
         "import importlib.util\n\n"
         'if importlib.util.find_spec("topk_lib") is None:\n'
-        f'    %pip install --quiet "topk-lib[offline] @ git+{url[1]}"'
+        f"    !git clone --quiet --depth 1 {url[1]}\n"
+        f"    %cd {url[1].rsplit('/', 1)[1]}\n"
+        '    %pip install --quiet --editable ".[offline]"'
     )
 
 
-def plain(markdown: str) -> str:
-    """Turn MyST roles and directives into Markdown that any notebook shows."""
-    markdown = re.sub(r"\{record\}`([^`]+)`", lambda m: records.cite(m[1]), markdown)
-    markdown = re.sub(r"\{cite:?[pt]?\}`([^`]+)`", lambda m: f"({m[1].replace(',', ', ')})", markdown)
-    markdown = re.sub(r"\{(?:doc|ref|term)\}`([^`<]+?)(?: *<[^>]+>)?`", lambda m: m[1], markdown)
-    lines, title_next = [], False
-    for line in markdown.splitlines():
-        if found := _ADMONITION.match(line):
-            kind, title = found[2], found[3]
-            label = "" if kind == "admonition" else kind.capitalize().replace("-", " ")
-            heading = ": ".join(part for part in (label, title) if part)
-            lines += [f"**{heading}**", ""]
-            title_next = True
-        elif (
-            re.fullmatch(r":{3,}", line)
-            or (title_next and re.match(r"^:\w+:", line))
-            or re.fullmatch(r"\([\w-]+\)=", line)
-        ):
-            continue
-        else:
-            title_next = title_next and not line
-            lines.append(line)
-    return "\n".join(lines)
+class Twin:
+    """Turns one chapter's MyST roles and directives into Markdown that any notebook shows."""
+
+    def __init__(self, chapter: str) -> None:
+        """Number the labels as the book does: equations, exercises, propositions by page."""
+        self.numbers: dict[str, str] = {}
+        for n, found in enumerate(EQUATION.finditer(chapter), 1):
+            self.numbers[found[2]] = str(n)
+        counts: dict[str, int] = {}
+        kind = ""
+        for line in chapter.splitlines():
+            if fence := FENCE.match(line):
+                kind = fence[2].removeprefix("prf:")
+                counts[kind] = counts.get(kind, 0) + 1
+            elif label := re.match(r":label: *([\w-]+)", line):
+                self.numbers[label[1]] = f"{kind.capitalize()} {counts[kind]}"
+        self.counts: dict[str, int] = {}
+
+    def plain(self, markdown: str) -> str:
+        markdown = re.sub(r"\{record\}`([^`]+)`", lambda m: records.cite(m[1]), markdown)
+        markdown = re.sub(r"\{cite:?([pt]?)\}`([^`]+)`", lambda m: cited(m[2], m[1] != "t"), markdown)
+        markdown = re.sub(r"\{eq\}`([\w-]+)`", lambda m: f"({self.numbers[m[1]]})", markdown)
+        markdown = re.sub(r"\{(?:prf:)?ref\}`([\w-]+)`", self._reference, markdown)
+        markdown = re.sub(r"\{\w+\}`([^`<]+?)(?: *<[^>]+>)?`", lambda m: m[1], markdown)
+        markdown = EQUATION.sub(lambda m: f"$$\n{m[1]} \\tag{{{self.numbers[m[2]]}}}\n$$", markdown)
+        lines: list[str] = []
+        ends: list[tuple[str, str]] = []  # for each open directive: its closing fence, what to write there
+        options = False
+        for line in markdown.splitlines():
+            if fence := FENCE.match(line):
+                opening, closing = self._directive(fence[2].removeprefix("prf:"), fence[3])
+                lines += opening
+                ends.append((fence[1], closing))
+                options = True
+            elif ends and line == ends[-1][0]:
+                lines += [ends.pop()[1]]
+            elif (options and re.match(r"^:[\w-]+:", line)) or re.fullmatch(r"\([\w-]+\)=", line):
+                continue
+            else:
+                options = options and not line
+                lines.append(line)
+        return "\n".join(lines).strip("\n")
+
+    def _directive(self, kind: str, title: str) -> tuple[list[str], str]:
+        if kind == "mermaid":
+            return ["```mermaid"], "```"
+        if kind == "solution":
+            number = self.numbers.get(title, title)
+            return [f"<details><summary>Solution to {number}</summary>", ""], "\n</details>"
+        label = "" if kind in ("admonition", "figure") else kind.capitalize()
+        if kind in COUNTED:
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+            label += f" {self.counts[kind]}"
+        heading = ": ".join(part for part in (label, title) if part)
+        return [f"**{heading}**", ""], ""
+
+    def _reference(self, match: re.Match[str]) -> str:
+        return self.numbers.get(match[1], match[1])
+
+
+def cited(keys: str, brackets: bool) -> str:
+    """Author and year of each key, from the bibliography."""
+    parts = []
+    for key in keys.split(","):
+        entry = bibliography()[key.strip()]
+        names = [str(person.last_names[-1]).strip("{}") for person in entry.persons["author"]]
+        who = (
+            names[0]
+            if len(names) == 1
+            else f"{names[0]} and {names[1]}"
+            if len(names) == 2
+            else f"{names[0]} et al."
+        )
+        parts.append(f"{who}, {entry.fields['year']}" if brackets else f"{who} ({entry.fields['year']})")
+    return f"({'; '.join(parts)})" if brackets else ", ".join(parts)
+
+
+@cache
+def bibliography() -> Any:
+    return pybtex.database.parse_file(ROOT / "book" / "references.bib").entries
 
 
 def twin(source: Path) -> str:
     notebook = jupytext.read(source)
+    page = Twin(source.read_text(encoding="utf-8"))
     notebook.cells.insert(0, nbformat.v4.new_code_cell(install_cell()))
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:03d}"
         cell["metadata"] = {}
         if cell.cell_type == "markdown":
-            cell["source"] = plain(cell["source"])
+            cell["source"] = page.plain(cell["source"])
         else:
             cell["outputs"], cell["execution_count"] = [], None
     notebook.metadata = nbformat.from_dict(

@@ -1,4 +1,4 @@
-"""Sphinx extension of the course: recorded numbers in prose, and what each page was built from."""
+"""Sphinx extension of the course: recorded numbers in prose, diagrams, and what a page was built from."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import datetime as dt
 import os
 import re
 import subprocess
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.config import Config
-from sphinx.util.docutils import SphinxRole
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from topk_lib import records
 
@@ -24,10 +26,37 @@ class RecordRole(SphinxRole):  # type: ignore[misc]
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         try:
-            return [nodes.Text(records.cite(self.text))], []
+            number = records.cite(self.text)
         except (FileNotFoundError, KeyError, ValueError) as error:
             message = self.inliner.reporter.error(f"{{record}} {self.text}: {error}", line=self.lineno)
             return [nodes.Text("?")], [message]
+        # The page carries the citation, so that a test can read both and compare.
+        html = f'<span class="record" data-record="{escape(self.text)}">{escape(number)}</span>'
+        return [nodes.raw("", html, format="html")], []
+
+
+class Mermaid(SphinxDirective):  # type: ignore[misc]
+    """A Mermaid diagram, drawn in the browser by the script in ``_static/vendor``."""
+
+    has_content = True
+    option_spec: ClassVar[dict[str, Any]] = {"alt": directives.unchanged_required}
+
+    def run(self) -> list[nodes.Node]:
+        if "alt" not in self.options:
+            raise self.error("a diagram needs :alt: that says what it shows")
+        source = "\n".join(self.content)
+        html = (
+            f'<div class="mermaid-box" role="img" aria-label="{escape(self.options["alt"])}">'
+            f'<pre class="mermaid">{escape(source, quote=False)}</pre></div>'
+        )
+        return [nodes.raw("", html, format="html")]
+
+
+def add_mermaid(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """The scripts, only on pages with a diagram."""
+    if doctree is not None and any('class="mermaid"' in n.astext() for n in doctree.findall(nodes.raw)):
+        app.add_js_file("vendor/mermaid/mermaid.min.js")
+        app.add_js_file("mermaid-draw.js")
 
 
 def repository_url() -> str:
@@ -53,6 +82,7 @@ def footer() -> str:
 def fill_in(app: Sphinx, config: Config) -> None:
     theme: dict[str, Any] = config.html_theme_options
     theme["repository_url"] = repository_url()
+    theme["repository_branch"] = "main"
     theme["path_to_docs"] = ""
     theme["use_repository_button"] = theme["use_issues_button"] = True
     theme["launch_buttons"] = {
@@ -65,5 +95,7 @@ def fill_in(app: Sphinx, config: Config) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("record", RecordRole())
+    app.add_directive("mermaid", Mermaid)
+    app.connect("html-page-context", add_mermaid)
     app.connect("config-inited", fill_in, priority=10)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
