@@ -14,6 +14,13 @@ from topk_lib.data import load_reviews, source_of
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "book" / "_build"
 
+# In place of jupyter-book's own, which lacks a doctype and a title.
+_INDEX = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Choosing k</title>
+<meta http-equiv="refresh" content="0; url=book/intro.html"></head>
+<body><a href="book/intro.html">Choosing k</a></body></html>
+"""
+
 
 def cache_key(source: str) -> str:
     """What the outputs of the notebooks depend on, besides the notebooks themselves."""
@@ -53,6 +60,7 @@ def main() -> int:
         print("the book was not built: see the warnings above", file=sys.stderr)
         return code
     key_file.write_text(key)
+    (BUILD / "html" / "index.html").write_text(_INDEX, encoding="utf-8")
     print(f"the book, with outputs on {source}, 0 warnings: {BUILD / 'html' / 'index.html'}")
     return 0
 

@@ -59,6 +59,23 @@ def add_mermaid(app: Sphinx, page: str, template: str, context: dict[str, Any], 
         app.add_js_file("mermaid-draw.js")
 
 
+# What libraries write that is not valid HTML or not accessible, and what it becomes.
+_MENDED = (
+    (re.compile(r"<style scoped>.*?</style>\s*", re.DOTALL), ""),  # pandas
+    (re.compile(r'<table border="1" class="dataframe">'), '<table class="dataframe">'),
+    (re.compile(r'<tr style="text-align: right;">\s*<th></th>'), "<tr><td></td>"),
+    (re.compile(r'<section id="(exercise|solution|proof)-content">'), "<section>"),  # sphinx-exercise
+    (re.compile(r'(<div) role="list"( class="citation-list">)'), r"\1\2"),  # docutils
+    (re.compile(r'(<div class="citation"[^>]*) role="[\w-]+"'), r"\1"),
+)
+
+
+def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    for pattern, better in _MENDED:
+        if "body" in context:
+            context["body"] = pattern.sub(better, context["body"])
+
+
 def repository_url() -> str:
     """The public address, which stands in pyproject.toml only."""
     found = re.search(r'^Repository = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
@@ -97,5 +114,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("record", RecordRole())
     app.add_directive("mermaid", Mermaid)
     app.connect("html-page-context", add_mermaid)
+    app.connect("html-page-context", mend)
     app.connect("config-inited", fill_in, priority=10)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

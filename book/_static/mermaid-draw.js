@@ -1,11 +1,13 @@
 // Draws the page's diagrams in its colours, and again when the reader switches light and dark.
+mermaid.initialize({ startOnLoad: false });
 window.addEventListener("load", () => {
   const diagrams = [...document.querySelectorAll("pre.mermaid")];
   const sources = diagrams.map((diagram) => diagram.textContent);
   async function draw() {
     const dark = document.documentElement.dataset.theme === "dark";
-    mermaid.initialize({ startOnLoad: false, securityLevel: "strict", theme: dark ? "dark" : "neutral",
-      fontFamily: "inherit" });
+    mermaid.initialize({
+      startOnLoad: false, securityLevel: "strict", theme: dark ? "dark" : "neutral", fontFamily: "inherit",
+    });
     for (let i = 0; i < diagrams.length; i++) {
       const { svg } = await mermaid.render(`diagram-${i}`, sources[i]);
       diagrams[i].innerHTML = svg;

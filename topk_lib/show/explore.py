@@ -173,11 +173,12 @@ def _control(name: str, values: list[Any], here: int) -> str:
             f'<option value="{i}"{" selected" if i == here else ""}>{escape(v)}</option>'
             for i, v in enumerate(values)
         )
-        return f"<label>{label}<select>{options}</select></label>"
+        return f'<span class="topk-control"><label>{label}<select>{options}</select></label></span>'
     return (
-        f'<label>{label}<input type="range" min="0" max="{len(values) - 1}" step="1" value="{here}" '
-        f'aria-valuetext="{escape(_label(values[here]))}">'
-        f"<output>{escape(_label(values[here]))}</output></label>"
+        f'<span class="topk-control"><label>{label}<input type="range" min="0" '
+        f'max="{len(values) - 1}" step="1" value="{here}" '
+        f'aria-valuetext="{escape(_label(values[here]))}"></label>'
+        f"<output>{escape(_label(values[here]))}</output></span>"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-__all__ = ["accuracy_by_k", "style"]
+__all__ = ["accuracy_by_k", "style", "token_weights"]
 
 # Okabe and Ito (2008): told apart with any kind of colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -36,6 +36,7 @@ def style() -> None:
 def accuracy_by_k(
     curves: Mapping[str, Sequence[Mapping[str, Any]]],
     lines: Mapping[str, float] | None = None,
+    at: int | None = None,
 ) -> Figure:
     """Draw accuracy against k, one curve a rule.
 
@@ -43,6 +44,7 @@ def accuracy_by_k(
         curves: for each rule a list of points with ``k``, ``accuracy``, ``accuracy_low`` and
             ``accuracy_high`` (shares in [0, 1]); a rule without points is left out.
         lines: accuracies that have no k, drawn as level lines.
+        at: a k to point out, with the accuracy of each rule there in the legend.
     """
     style()
     figure: Figure
@@ -55,12 +57,17 @@ def accuracy_by_k(
         middle = [100 * p["accuracy"] for p in points]
         low = [100 * (p["accuracy"] - p["accuracy_low"]) for p in points]
         high = [100 * (p["accuracy_high"] - p["accuracy"]) for p in points]
+        here = next((p["accuracy"] for p in points if p["k"] == at), None)
+        label = name if here is None else f"{name}: {100 * here:.1f}"
         axes.errorbar(
-            [p["k"] for p in points], middle, yerr=[low, high], label=name, capsize=3,
+            [p["k"] for p in points], middle, yerr=[low, high], label=label, capsize=3,
             color=_COLOURS[i % 6], marker=_MARKERS[i % 6],
         )  # fmt: skip
     for j, (name, value) in enumerate((lines or {}).items()):
-        axes.axhline(100 * value, color="#555555", linestyle=("--", ":", "-.")[j % 3], label=name)
+        label = name if at is None else f"{name}: {100 * value:.1f}"
+        axes.axhline(100 * value, color="#555555", linestyle=("--", ":", "-.")[j % 3], label=label)
+    if at is not None:
+        axes.axvline(at, color="#b0b0b0", linewidth=8, alpha=0.4, zorder=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(ticks), [str(t) for t in sorted(ticks)])
     axes.minorticks_off()
@@ -68,4 +75,28 @@ def accuracy_by_k(
     axes.set_ylabel("accuracy (%)")
     axes.legend(fontsize=10)
     plt.close(figure)  # shown by being returned, once
+    return figure
+
+
+def token_weights(tokens: Sequence[str], weights: Sequence[float], chosen: Sequence[bool]) -> Figure:
+    """Draw one bar a token, as long as its soft weight, and a dot where the hard choice is.
+
+    Args:
+        tokens: n labels.
+        weights: (n,) in [0, 1].
+        chosen: (n,) bool, the hard top-k mask.
+    """
+    style()
+    figure: Figure
+    figure, axes = plt.subplots(figsize=(6.4, 0.42 * len(tokens) + 1.1))
+    rows = range(len(tokens))
+    axes.barh(rows, weights, color=_COLOURS[0], height=0.7, label="soft weight")
+    hard = [row for row in rows if chosen[row]]
+    axes.plot([1.0] * len(hard), hard, "o", color=_COLOURS[1], label="hard choice", clip_on=False, zorder=3)
+    axes.set_yticks(rows, tokens)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.02)
+    axes.set_xlabel(f"weight (their sum is {sum(map(float, weights)):.2f})")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=10, borderpad=0.2)
+    plt.close(figure)
     return figure

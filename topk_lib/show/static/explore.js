@@ -16,7 +16,7 @@
         at = at * labels.length + Number(input.value);
         if (input.type === "range") {
           input.setAttribute("aria-valuetext", labels[input.value]);
-          input.parentNode.querySelector("output").textContent = labels[input.value];
+          input.closest(".topk-control").querySelector("output").textContent = labels[input.value];
         }
       });
       const frame = data.frames[data.index[at]];
