@@ -1,6 +1,7 @@
 # make book     build the book; prints the path of its first page
 # make test     lint, types, import rules, tests
 # make serve    build, then show the book on http://localhost:8000
+# make pdf      build, then print the whole book into one PDF
 # make notebooks   write the .ipynb twins of the chapters
 # make clean    remove what was built, and the environment
 #
@@ -12,8 +13,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 READY := $(VENV)/ready
+# The system's Chromium or Chrome where there is one, else Playwright's own.
+BROWSER = command -v chromium chromium-browser google-chrome chrome >/dev/null || $(BIN)/playwright install chromium
 
-.PHONY: book test serve notebooks clean
+.PHONY: book test serve pdf notebooks clean
 .DEFAULT_GOAL := book
 
 $(READY): constraints.txt pyproject.toml
@@ -28,6 +31,7 @@ book: $(READY)
 	$(BIN)/python book/build.py
 
 test: $(READY)
+	@$(BROWSER)
 	@echo "== ruff, mypy, import rules"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,6 +39,11 @@ test: $(READY)
 	$(BIN)/lint-imports --no-cache
 	@echo "== pytest"
 	$(BIN)/python -m pytest
+
+pdf: book
+	@echo "== printing the book with Chromium"
+	@$(BROWSER)
+	$(BIN)/python book/pdf.py
 
 serve: book
 	@echo "== http://localhost:8000 (Ctrl-C stops it)"
