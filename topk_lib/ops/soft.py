@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from topk_lib.ops.backend import use_triton
 from topk_lib.ops.hard import _check, hard_topk
 
 __all__ = ["LINKS", "soft_topk", "soft_topk_threshold"]
 
 _MAX_STEPS = 100
+_TRITON_LONGEST = 32768
 
 
 class _Link(NamedTuple):
@@ -84,7 +86,7 @@ def soft_topk(
         tensor([0.000, 1.000, 1.000])
     """
     rows, ok, budget, temp = _prepare(scores, k, temperature, dim, link, valid)
-    weights, _ = _solved(rows, budget, temp, ok, link)
+    weights: Tensor = _solved(rows, budget, temp, ok, link)[0]
     if hard:
         if not torch.equal(budget, budget.round()):
             raise ValueError("hard=True needs whole numbers k")
@@ -108,49 +110,125 @@ def soft_topk_threshold(
         ``scores``' shape without ``dim``; +inf where k = 0, -inf where k takes all valid entries.
     """
     rows, ok, budget, temp = _prepare(scores, k, temperature, dim, link, valid)
-    return _solved(rows, budget, temp, ok, link)[1].to(scores.dtype)
+    taus: Tensor = _solved(rows, budget, temp, ok, link)[1]
+    return taus.sum(-1).to(scores.dtype)
 
 
-class _SoftTopK(torch.autograd.Function):
-    """The weights and tau. With d = f'(z), D = sum d and gbar = sum(d g) / D:
+@torch.library.custom_op("topk_lib::soft_weights", mutates_args=())
+def _solved(
+    rows: Tensor, k: Tensor, temperature: Tensor, ok: Tensor | None, link: str
+) -> tuple[Tensor, Tensor]:
+    """Weights (..., n) and tau (..., 2), the sum of a coarse and a fine part, float32 or float64."""
+    rows = rows.detach()
+    if _on_triton(rows):
+        from topk_lib.kernels.soft import soft_topk_rows
+
+        flat, ks, temperatures = _flat(rows, k.detach(), temperature.detach())
+        weights, taus = soft_topk_rows(flat, ks, temperatures, _flags(ok, rows), link)
+        return weights.to(rows.dtype).reshape(rows.shape), taus.reshape(*rows.shape[:-1], 2)
+    tau = _solve(rows, k, temperature, ok, link)
+    weights = _weights(rows, k, tau, temperature, ok, link)
+    return weights.to(rows.dtype), torch.stack([tau, torch.zeros_like(tau)], -1)
+
+
+@_solved.register_fake
+def _(rows: Tensor, k: Tensor, temperature: Tensor, ok: Tensor | None, link: str) -> tuple[Tensor, Tensor]:
+    dtype = _wide(rows) if _on_triton(rows) else torch.float64
+    return torch.empty_like(rows), rows.new_empty(*rows.shape[:-1], 2, dtype=dtype)
+
+
+@torch.library.custom_op("topk_lib::soft_weights_backward", mutates_args=())
+def _fused_backward(
+    rows: Tensor, taus: Tensor, temperature: Tensor, ok: Tensor | None, link: str, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``_backward`` computes for the weights alone, in one Triton kernel."""
+    from topk_lib.kernels.soft import soft_backward_rows
+
+    flat, t = _flat(rows, temperature)
+    g = grad.reshape(flat.shape).contiguous()
+    g_scores, g_k, g_t = soft_backward_rows(
+        flat, taus.reshape(-1, 2).contiguous(), t, _flags(ok, rows), link, g
+    )
+    shape = rows.shape[:-1]
+    return g_scores.reshape(rows.shape), g_k.reshape(shape).double(), g_t.reshape(shape).double()
+
+
+@_fused_backward.register_fake
+def _(
+    rows: Tensor, taus: Tensor, temperature: Tensor, ok: Tensor | None, link: str, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    per_row = rows.new_empty(rows.shape[:-1], dtype=torch.float64)
+    return torch.empty_like(rows), per_row, torch.empty_like(per_row)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    rows, _, temperature, ok, ctx.link = inputs
+    ctx.save_for_backward(rows, output[1], temperature, ok)
+
+
+def _backward(ctx: Any, grad: Tensor | None, grad_taus: Tensor | None) -> tuple[Tensor | None, ...]:
+    """With d = f'(z), D = sum d and gbar = sum(d g) / D:
 
     g_scores = (d / temperature) (g - gbar),  g_k = gbar,  g_temperature = -sum(z g_scores);
     from tau's own gradient h come  d h / D,  -temperature h / D  and  -sum(z d) h / D.
     All in differentiable steps, so that second derivatives work.
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any, rows: Tensor, k: Tensor, temperature: Tensor, ok: Tensor | None, link: str
-    ) -> tuple[Tensor, Tensor]:
-        tau = _solve(rows, k, temperature, ok, link)
-        ctx.save_for_backward(rows, tau, temperature)
-        ctx.ok, ctx.link = ok, link
-        return _weights(rows, k, tau, temperature, ok, link).to(rows.dtype), tau
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_tau: Tensor) -> tuple[Tensor | None, ...]:
-        rows, tau, temperature = ctx.saved_tensors
-        inner = temperature.unsqueeze(-1)
-        live = _kinds(rows, ctx.ok)[1] & tau.isfinite().unsqueeze(-1)
-        z = (
-            rows.to(tau.dtype).masked_fill(~live, 0) - tau.masked_fill(~tau.isfinite(), 0).unsqueeze(-1)
-        ) / inner
-        z = z.masked_fill(~live, 0)
-        d = LINKS[ctx.link].slope(z).masked_fill(~live, 0)
-        total = d.sum(-1, keepdim=True)
-        # Where nothing moves (D = 0) the gradient is 0.
-        pull = d / total.masked_fill(total == 0, 1)
-        g, h = grad.to(tau.dtype), grad_tau.unsqueeze(-1)
-        gbar = (pull * g).sum(-1, keepdim=True)
-        g_soft = d / inner * (g - gbar)
-        g_k = gbar - h * inner / total.masked_fill(total == 0, math.inf)
-        g_temperature = -(z * g_soft).sum(-1) - (z * pull * h).sum(-1)
-        return (g_soft + pull * h).to(rows.dtype), g_k.squeeze(-1), g_temperature, None, None
+    rows, taus, temperature, ok = ctx.saved_tensors
+    if grad_taus is None and grad is not None and _on_triton(rows) and not torch.is_grad_enabled():
+        return *_fused_backward(rows, taus, temperature, ok, ctx.link, grad), None, None
+    wide = taus.dtype
+    finite = taus.isfinite().all(-1, keepdim=True)
+    inner = temperature.to(wide).unsqueeze(-1)
+    live = rows.isfinite() & finite
+    if ok is not None:
+        live = live & ok
+    coarse, fine = taus.masked_fill(~finite, 0).split(1, -1)
+    z = ((rows.to(wide).masked_fill(~live, 0) - coarse - fine) / inner).masked_fill(~live, 0)
+    d = LINKS[ctx.link].slope(z).masked_fill(~live, 0)
+    total = d.sum(-1, keepdim=True)
+    # Where nothing moves (D = 0) the gradient is 0.
+    pull = d / total.masked_fill(total == 0, 1)
+    g = torch.zeros_like(z) if grad is None else grad.to(wide)
+    h = 0 if grad_taus is None else grad_taus[..., :1]  # tau is read as the sum of both parts
+    gbar = (pull * g).sum(-1, keepdim=True)
+    g_scores = d / inner * (g - gbar) + pull * h
+    g_k = gbar - h * inner / total.masked_fill(total == 0, math.inf)
+    g_temperature = -(z * g_scores).sum(-1)
+    return g_scores.to(rows.dtype), g_k.squeeze(-1).double(), g_temperature.double(), None, None
 
 
-def _solved(*arguments: Any) -> tuple[Tensor, Tensor]:
-    return cast(tuple[Tensor, Tensor], _SoftTopK.apply(*arguments))  # type: ignore[no-untyped-call]
+_solved.register_autograd(_backward, setup_context=_save)
+
+
+@_solved.register_vmap
+def _(
+    info: Any, dims: Any, rows: Tensor, k: Tensor, temperature: Tensor, ok: Tensor | None, link: str
+) -> Any:
+    """Any leading dimensions will do."""
+    batched = [
+        None if x is None else x.movedim(at, 0) if at is not None else x.expand(info.batch_size, *x.shape)
+        for x, at in zip((rows, k, temperature, ok), dims, strict=False)
+    ]
+    return _solved(*batched, link), (0, 0)
+
+
+def _on_triton(rows: Tensor) -> bool:
+    return use_triton(rows.device) and 0 < rows.shape[-1] <= _TRITON_LONGEST
+
+
+def _wide(rows: Tensor) -> torch.dtype:
+    return torch.float64 if rows.dtype == torch.float64 else torch.float32
+
+
+def _flat(rows: Tensor, *per_row: Tensor) -> list[Tensor]:
+    wide = _wide(rows)
+    flat = rows.reshape(-1, rows.shape[-1]).contiguous()
+    return [flat, *(x.to(wide).reshape(-1).contiguous() for x in per_row)]
+
+
+def _flags(ok: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if ok is None else ok.reshape(-1, rows.shape[-1]).contiguous()
 
 
 def _prepare(
@@ -170,11 +248,18 @@ def _prepare(
     budget = _per_row("k", k, rows)
     temp = _per_row("temperature", temperature, rows)
     n = rows.shape[-1]
-    if budget.numel() and not bool(((budget >= 0) & (budget <= n)).all()):
+    if not _all_true(k, budget, lambda x: (x >= 0) & (x <= n)):
         raise ValueError(f"k must lie in 0..{n} (the length along dim), got {k}")
-    if temp.numel() and not bool(((temp > 0) & temp.isfinite()).all()):
+    if not _all_true(temperature, temp, lambda x: (x > 0) & (x < math.inf)):
         raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
     return rows, ok, budget, temp
+
+
+def _all_true(given: Any, tensor: Tensor, test: Callable[[Any], Any]) -> bool:
+    """Whether the test holds; a compiled graph does not stop to look into a tensor."""
+    if not isinstance(given, Tensor):
+        return bool(test(given))
+    return torch.compiler.is_compiling() or bool(test(tensor).all())
 
 
 def _per_row(name: str, value: float | Tensor, rows: Tensor) -> Tensor:

@@ -1,0 +1,175 @@
+"""One contract, whatever runs it: Triton kernels, the fast CPU path, torch.compile, vmap."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from topk_lib import hard_topk, reference, soft_topk
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LINKS = ["sigmoid", "laplace", "clip", "exp"]
+links = pytest.mark.parametrize("link", LINKS)
+
+
+@pytest.fixture
+def triton_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels natively on a GPU, in Triton's interpreter elsewhere (set in conftest.py)."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TOPK_BACKEND", "triton")
+
+
+def awkward(rows: int, n: int, dtype: torch.dtype, seed: int) -> Tensor:
+    """Many ties, both zeros, both infinities, NaN of both signs."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(-3, 4, (rows, n), generator=generator).to(dtype) / 2
+    for value in (math.nan, -math.nan, math.inf, -math.inf, -0.0):
+        scores[torch.rand(rows, n, generator=generator) < 0.06] = value
+    return scores.to(DEVICE)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("triton_backend")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("n", [1, 16, 100, 1500])
+def test_hard_kernel_is_the_definition(dtype: torch.dtype, masked: bool, n: int) -> None:
+    scores = awkward(5, n, dtype, seed=n)
+    valid = torch.rand(5, n, device=DEVICE) < 0.7 if masked else None
+    ks = torch.tensor([0, 1, n // 3, n - 1, n], device=DEVICE)
+    got = hard_topk(scores, ks, valid=valid)
+    again = hard_topk(scores, ks, valid=valid)
+    for a, b in zip(got, again, strict=True):
+        assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+    for row in range(5) if n <= 100 else (2,):
+        mask = None if valid is None else valid[row : row + 1].cpu()
+        expected = reference.hard_topk(scores[row : row + 1].cpu(), int(ks[row]), mask)
+        assert torch.equal(got.mask[row].cpu(), expected[0])
+        where = expected[0].nonzero().flatten().tolist()
+        assert got.indices[row].tolist() == where + [-1] * (n - len(where))
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("triton_backend")
+@pytest.mark.parametrize("k", [1, 70, 9000])
+def test_long_rows_in_two_stages(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = torch.randint(0, 3000, (2, 40_000)).float().to(DEVICE)
+    got = hard_topk(scores, k)
+    monkeypatch.setenv("TOPK_BACKEND", "torch")
+    expected = hard_topk(scores, torch.tensor([k, k]))
+    for a, b in zip(got, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("triton_backend")
+@links
+@pytest.mark.parametrize("temperature", [2.0, 0.3, 1e-3, 1e-7])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_soft_kernel_follows_float64(
+    link: str, temperature: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    scores = torch.randn(4, 60).to(dtype).to(DEVICE)
+    scores[0, :7] = 0.5  # ties
+    scores[1, 3], scores[1, 4] = math.inf, -math.inf
+    valid = (torch.rand(4, 60) < 0.8).to(DEVICE)
+    k = torch.tensor([1.0, 3.5, 20.0, 0.0], device=DEVICE)
+    grad = torch.randn(4, 60, device=DEVICE)
+
+    def run(s: Tensor, k: Tensor) -> list[Tensor]:
+        s, k = s.detach().requires_grad_(), k.detach().requires_grad_()
+        t = torch.tensor(temperature, dtype=torch.float64, device=DEVICE, requires_grad=True)
+        weights = soft_topk(s, k, t, link=link, valid=valid)
+        return [weights, *torch.autograd.grad(weights, (s, k, t), grad.to(weights.dtype))]
+
+    got = run(scores, k)
+    monkeypatch.setenv("TOPK_BACKEND", "torch")
+    expected = run(scores.double(), k.double())
+    wide = dtype == torch.float64
+    # tau has 20 steps for its fine part, which a temperature of 1e-7 uses up
+    floor = 1e-4 if temperature < 1e-6 else 1e-9
+    assert (got[0].double() - expected[0]).abs().max() <= max(16 * torch.finfo(dtype).eps, floor)
+    if dtype in (torch.float32, torch.float64):
+        total = torch.minimum(k, valid.sum(-1)).double()
+        # the scores in float32, summed over 60 entries
+        assert (got[0].double().sum(-1) - total).abs().max() <= (
+            1e-10 if wide and floor < 1e-6 else 1e-5 if floor < 1e-6 else 1e-3
+        )
+    if temperature >= 0.3:
+        eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)  # k and its gradient are float32
+        for a, b in zip(got[1:], expected[1:], strict=True):
+            assert (a.double() - b).abs().max() / (b.abs().max() + 1e-6) <= 2000 * eps
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 3), st.integers(600, 9000), st.integers(0, 10**6))
+def test_the_fast_cpu_path_is_the_stable_sort(k: int, kind: int, n: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(2, n, generator=generator)
+    if kind:
+        scores = (scores * (1, 8, 64)[kind - 1]).round()  # ties, many to few
+        scores[0, torch.randint(n, (3,), generator=generator)] = (math.nan, math.inf, -0.0)[kind - 1]
+    got = hard_topk(scores, k)
+    slow = hard_topk(scores, k, valid=torch.ones(n, dtype=torch.bool))
+    assert torch.equal(got.indices, slow.indices)
+    assert torch.equal(got.mask, slow.mask)
+
+
+def test_a_million_columns() -> None:
+    scores = torch.randn(1, 1_000_000)
+    assert hard_topk(scores, 50, order="value").indices.tolist() == scores.topk(50).indices.tolist()
+    assert soft_topk(scores.double(), 50, 0.1).sum().item() == pytest.approx(50, abs=1e-9)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_compiles_without_a_break(backward: bool) -> None:
+    def both(scores: Tensor) -> Tensor:
+        chosen = hard_topk(scores, 3)
+        return soft_topk(scores, 3, 0.5).sum(-1) + chosen.values.sum(-1)
+
+    scores = torch.randn(4, 10, requires_grad=backward)
+    compiled: Any = torch.compile(both, fullgraph=True, backend="aot_eager")
+    got, expected = compiled(scores), both(scores)
+    torch.testing.assert_close(got, expected)
+    if backward:
+        (a,) = torch.autograd.grad(got.sum(), scores)
+        (b,) = torch.autograd.grad(expected.sum(), scores)
+        torch.testing.assert_close(a, b)
+
+
+def test_opcheck() -> None:
+    from topk_lib.ops.hard import _choose
+    from topk_lib.ops.soft import _solved
+
+    scores = torch.randn(3, 8)
+    torch.library.opcheck(_choose, (scores, torch.full((3,), 2), 2, None))
+    torch.library.opcheck(_choose, (scores, torch.full((3,), 2), 2, torch.rand(3, 8) > 0.3))
+    per_row = torch.full((3,), 2.0, dtype=torch.float64)
+    scores = scores.requires_grad_()
+    torch.library.opcheck(_solved, (scores, per_row, per_row, None, "sigmoid"))
+
+
+def test_vmap() -> None:
+    scores = torch.randn(5, 3, 8)
+    each = torch.stack([hard_topk(s, 2).indices for s in scores])
+    assert torch.equal(torch.vmap(lambda s: hard_topk(s, 2).indices)(scores), each)
+    soft = torch.stack([soft_topk(s, 2, 0.5) for s in scores])
+    torch.testing.assert_close(torch.vmap(lambda s: soft_topk(s, 2, 0.5))(scores), soft)
+
+
+def test_a_wrong_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOPK_BACKEND", "cuda")
+    with pytest.raises(ValueError, match=r'must be "auto", "torch" or "triton", got .cuda.'):
+        hard_topk(torch.zeros(3), 1)
+    monkeypatch.setenv("TOPK_BACKEND", "triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    if DEVICE == "cpu":
+        with pytest.raises(RuntimeError, match="TRITON_INTERPRET=1 before Python starts"):
+            hard_topk(torch.zeros(3), 1)

@@ -1,0 +1,162 @@
+"""Hard top-k in Triton: the k-th largest key by bisection on its bits, then one pass to write.
+
+Each score becomes an unsigned integer that orders as the contract says (-0.0 = +0.0, NaN highest,
+invalid entries 0, below -inf). The k-th largest key is found bit by bit, from the top: a bit is set
+where at least k keys are as large. All of it happens in registers, so that a row is read once and
+its results are written once. Ties go to the lowest index by a running count; no atomics.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ["MAX_BLOCK", "fits", "hard_topk_rows"]
+
+MAX_BLOCK = 32768  # the longest row one program holds in registers
+_CHUNK = 8192  # the piece of a longer row that one program takes
+_DROP = {torch.bfloat16: 16, torch.float16: 13}  # low bits that are empty once widened to float32
+
+
+@triton.jit
+def _keys(x, valid, WIDE: tl.constexpr, DROP: tl.constexpr):  # type: ignore[no-untyped-def]
+    if WIDE:
+        x = x.to(tl.float64)
+        x = tl.where(x == 0, 0.0, x)
+        bits = x.to(tl.uint64, bitcast=True)
+        top = tl.full(bits.shape, 1, tl.uint64) << 63
+    else:
+        x = x.to(tl.float32)
+        x = tl.where(x == 0, 0.0, x)
+        bits = x.to(tl.uint32, bitcast=True)
+        top = tl.full(bits.shape, 1, tl.uint32) << 31
+    flipped = ~bits
+    key = tl.where((bits & top) != 0, flipped, bits | top)
+    key = tl.where(x != x, bits | flipped, key)  # all ones
+    key = key >> DROP
+    return tl.where(valid, key, key ^ key)
+
+
+@triton.jit
+def _hard_kernel(  # type: ignore[no-untyped-def]
+    scores, valid, ks, out_values, out_indices, out_mask,
+    rows, n, width, score_stride, valid_stride,
+    HAS_VALID: tl.constexpr, WRITE_MASK: tl.constexpr, WIDE: tl.constexpr, DROP: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
+    column = tl.arange(0, BLOCK)  # (BLOCK,)
+    inside = (row < rows)[:, None] & (column < n)[None, :]  # (ROWS, BLOCK)
+    x = tl.load(scores + row[:, None] * score_stride + column[None, :], mask=inside, other=0.0)
+    ok = inside
+    if HAS_VALID:
+        flag = tl.load(valid + row[:, None] * valid_stride + column[None, :], mask=inside, other=0)
+        ok = inside & (flag != 0)
+    key = _keys(x, ok, WIDE, DROP)  # (ROWS, BLOCK)
+    k = tl.load(ks + row, mask=row < rows, other=0)  # (ROWS,)
+    k = tl.minimum(k, tl.sum(ok.to(tl.int32), axis=1))
+
+    zero = tl.sum(key ^ key, axis=1)  # (ROWS,), of the keys' type
+    one = zero + 1
+    threshold = zero
+    bit = (64 if WIDE else 32) - DROP
+    open_rows = 1
+    while (bit > 0) & (open_rows > 0):
+        bit -= 1
+        candidate = threshold | (one << bit.to(one.dtype))
+        count = tl.sum((key >= candidate[:, None]).to(tl.int32), axis=1)
+        threshold = tl.where(count >= k, candidate, threshold)
+        # A row is settled where exactly k keys are as large as its threshold.
+        settled = tl.sum((key >= threshold[:, None]).to(tl.int32), axis=1) == k
+        open_rows = tl.sum((~settled).to(tl.int32), axis=0)
+
+    greater = key > threshold[:, None]
+    equal = (key == threshold[:, None]) & ok
+    spare = k - tl.sum(greater.to(tl.int32), axis=1)
+    chosen = greater | (equal & (tl.cumsum(equal.to(tl.int32), axis=1) <= spare[:, None]))
+    slot = tl.cumsum(chosen.to(tl.int32), axis=1) - 1
+    target = row[:, None] * width + slot
+    tl.store(out_indices + target, tl.broadcast_to(column[None, :], (ROWS, BLOCK)).to(tl.int64), mask=chosen)
+    tl.store(out_values + target, x, mask=chosen)
+    if WRITE_MASK:
+        tl.store(out_mask + row[:, None] * n + column[None, :], chosen, mask=inside)
+    place = tl.arange(0, BLOCK_K)
+    empty = (row < rows)[:, None] & (place < width)[None, :] & (place[None, :] >= k[:, None])
+    rest = row[:, None] * width + place[None, :]
+    tl.store(out_indices + rest, tl.full((ROWS, BLOCK_K), -1, tl.int64), mask=empty)
+    tl.store(out_values + rest, tl.zeros((ROWS, BLOCK_K), x.dtype), mask=empty)
+
+
+def fits(n: int, width: int) -> bool:
+    """Whether these kernels choose ``width`` of n: in long rows the candidates must become fewer."""
+    return n <= MAX_BLOCK or width <= _CHUNK // 2
+
+
+def hard_topk_rows(
+    scores: Tensor, ks: Tensor, width: int, valid: Tensor | None, want_mask: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose in each row, in the order of position.
+
+    Args:
+        scores: (rows, n), contiguous along n.
+        ks: (rows,) int32.
+        width: the largest k.
+        valid: (rows, n) bool, contiguous along n, or None.
+        want_mask: whether to write the mask; an empty one is returned otherwise.
+
+    Returns:
+        values (rows, width), indices (rows, width) int64, mask (rows, n) bool.
+    """
+    n = scores.shape[1]
+    if n > MAX_BLOCK:
+        return _in_chunks(scores, ks, width, valid, want_mask)
+    return _one_pass(scores, ks, width, valid, want_mask)
+
+
+def _one_pass(
+    scores: Tensor, ks: Tensor, width: int, valid: Tensor | None, want_mask: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, n = scores.shape
+    values = scores.new_empty(rows, width)
+    indices = scores.new_empty(rows, width, dtype=torch.int64)
+    mask = scores.new_empty(rows, n if want_mask else 0, dtype=torch.bool)
+    if rows == 0 or n == 0:
+        return values.fill_(0), indices.fill_(-1), mask
+    block = max(triton.next_power_of_2(n), 16)
+    per_program = max(1, 1024 // block)
+    _hard_kernel[(triton.cdiv(rows, per_program),)](
+        scores, scores if valid is None else valid, ks, values, indices, mask,
+        rows, n, width, scores.stride(0), 0 if valid is None else valid.stride(0),
+        HAS_VALID=valid is not None, WRITE_MASK=want_mask,
+        WIDE=scores.dtype == torch.float64, DROP=_DROP.get(scores.dtype, 0),
+        ROWS=per_program, BLOCK=block, BLOCK_K=max(triton.next_power_of_2(width), 16),
+        num_warps=min(max(block * per_program // 512, 1), 16),
+    )  # fmt: skip
+    return values, indices, mask
+
+
+def _in_chunks(
+    scores: Tensor, ks: Tensor, width: int, valid: Tensor | None, want_mask: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Exact top-k of each chunk, then of the candidates, which stand in the order of position."""
+    rows, n = scores.shape
+    chunks = triton.cdiv(n, _CHUNK)
+    keep = min(width, _CHUNK)
+    padded = torch.nn.functional.pad(scores, (0, chunks * _CHUNK - n))
+    real = torch.ones_like(scores, dtype=torch.bool) if valid is None else valid
+    real = torch.nn.functional.pad(real, (0, chunks * _CHUNK - n))
+    pieces = (rows * chunks, _CHUNK)
+    inner = ks.clamp(max=keep).repeat_interleave(chunks)
+    values, indices, _ = _one_pass(padded.view(pieces), inner, keep, real.view(pieces), False)
+    # (rows, chunks * keep); -1 marks a spare slot
+    start = torch.arange(chunks, device=scores.device)[:, None] * _CHUNK
+    where = indices.view(rows, chunks, keep)
+    where = torch.where(where >= 0, where + start, -1).view(rows, -1)
+    values, picked, _ = hard_topk_rows(values.view(rows, -1), ks, width, where >= 0, False)
+    indices = torch.where(picked >= 0, where.gather(1, picked.clamp(min=0)), -1)
+    mask = torch.zeros(rows, n + 1 if want_mask else 0, dtype=torch.bool, device=scores.device)
+    if want_mask:
+        mask = mask.scatter_(1, torch.where(indices >= 0, indices, n), True)[:, :n]
+    return values, indices, mask

@@ -1,0 +1,218 @@
+"""Soft top-k in Triton: tau by Newton's method inside a bracket, and the closed-form gradient.
+
+A program holds a row in registers, so that the forward pass reads it once and writes it once; the
+backward pass reads scores and gradient once and writes once. The link is a compile-time constant.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ["MAX_BLOCK", "soft_backward_rows", "soft_topk_rows"]
+
+MAX_BLOCK = 32768
+_LINKS = {"sigmoid": 0, "laplace": 1, "clip": 2, "exp": 3}
+_STEPS = {torch.float64: 60}  # Newton steps; 40 in float32
+
+
+@triton.jit
+def _link(z, LINK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The weight f(z) and its slope f'(z)."""
+    small = tl.exp(-tl.abs(z))
+    if LINK == 0:
+        inverse = 1.0 / (1.0 + small)
+        f = tl.where(z >= 0, inverse, small * inverse)
+        d = small * inverse * inverse
+    elif LINK == 1:
+        f = tl.where(z >= 0, 1.0 - 0.5 * small, 0.5 * small)
+        d = 0.5 * small
+    elif LINK == 2:
+        f = tl.minimum(tl.maximum(z, 0.0), 1.0)
+        d = tl.where((z > 0) & (z < 1), 1.0, 0.0)
+    else:
+        f = tl.where(z >= 0, 1.0, small)
+        d = tl.where(z >= 0, 0.0, small)
+    return f, d
+
+
+@triton.jit
+def _inverse(p, LINK: tl.constexpr):  # type: ignore[no-untyped-def]
+    if LINK == 0:
+        z = tl.log(p) - tl.log(1.0 - p)
+    elif LINK == 1:
+        z = tl.where(p < 0.5, tl.log(2.0 * p), -tl.log(2.0 - 2.0 * p))
+    elif LINK == 2:
+        z = p
+    else:
+        z = tl.log(p)
+    return z
+
+
+@triton.jit
+def _sum_at(shifted, live, delta, t, LINK: tl.constexpr):  # type: ignore[no-untyped-def]
+    f, d = _link((shifted - delta[:, None]) / t[:, None], LINK)
+    return tl.sum(tl.where(live, f, 0.0), axis=1), tl.sum(tl.where(live, d, 0.0), axis=1)
+
+
+@triton.jit
+def _forward_kernel(  # type: ignore[no-untyped-def]
+    scores, valid, ks, temperatures, weights, taus,
+    rows, n, score_stride, valid_stride,
+    HAS_VALID: tl.constexpr, LINK: tl.constexpr, STEPS: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
+    column = tl.arange(0, BLOCK)  # (BLOCK,)
+    inside = (row < rows)[:, None] & (column < n)[None, :]  # (ROWS, BLOCK)
+    s = tl.load(scores + row[:, None] * score_stride + column[None, :], mask=inside, other=0.0)
+    s = s.to(weights.dtype.element_ty)
+    ok = inside
+    if HAS_VALID:
+        flag = tl.load(valid + row[:, None] * valid_stride + column[None, :], mask=inside, other=0)
+        ok = inside & (flag != 0)
+    k = tl.load(ks + row, mask=row < rows, other=0.0)  # (ROWS,)
+    t = tl.load(temperatures + row, mask=row < rows, other=1.0)
+
+    inf = float("inf")
+    top = ok & (s == inf)
+    bottom = ok & (s == -inf)
+    live = ok & (s == s) & (s != inf) & (s != -inf)
+    tops = tl.sum(top.to(s.dtype), axis=1)
+    count = tl.sum(live.to(s.dtype), axis=1)
+    left = k - tops
+    solve = (left > 0) & (left < count)
+    share = tl.where(solve, left / tl.maximum(count, 1.0), 0.5)
+    step = t * _inverse(share, LINK)
+    low = tl.where(solve, tl.min(tl.where(live, s, inf), axis=1) - step, 0.0)
+    high = tl.where(solve, tl.max(tl.where(live, s, -inf), axis=1) - step, 0.0)
+    left = tl.where(solve, left, 0.0)
+
+    # tau = pivot + delta. Scores near the threshold lose nothing when the pivot is taken off, so
+    # that delta can be finer than the spacing of floats at |tau|.
+    pivot = (low + high) / 2
+    delta = low - low
+    shifted = tl.where(live, s - pivot[:, None], 0.0)
+    low -= pivot
+    high -= pivot
+    before = delta + inf
+    for i in range(STEPS):
+        if i == STEPS // 2:  # the pivot moves to where tau is known to be
+            pivot += delta
+            shifted = tl.where(live, s - pivot[:, None], 0.0)
+            # Half the spacing of floats at the pivot may have been rounded away.
+            slack = tl.abs(pivot) * 4e-7 + tl.abs(delta) * 4e-7
+            low = low - delta - slack
+            high = high - delta + slack
+            delta = delta - delta
+            before = delta + inf
+        total, slope = _sum_at(shifted, live, delta, t, LINK)
+        excess = tl.where(solve, total - left, 0.0)
+        low = tl.where(excess > 0, delta, low)
+        high = tl.where(excess < 0, delta, high)
+        newton = delta + excess * t / tl.where(slope > 0, slope, 1.0)
+        good = (slope > 0) & (newton > low) & (newton < high) & (tl.abs(excess) < before / 2)
+        before = tl.abs(excess)
+        delta = tl.where(excess == 0, delta, tl.where(good, newton, (low + high) / 2))
+
+    f, _ = _link((shifted - delta[:, None]) / t[:, None], LINK)
+    all_in = k - tops >= count
+    f = tl.where(solve[:, None], f, tl.where(all_in[:, None], 1.0, 0.0))
+    rest = tl.maximum(k - tops, 0.0) - count
+    share_top = tl.minimum(k / tl.maximum(tops, 1.0), 1.0)
+    bottoms = tl.sum(bottom.to(s.dtype), axis=1)
+    share_bottom = tl.minimum(tl.maximum(rest / tl.maximum(bottoms, 1.0), 0.0), 1.0)
+    f = tl.where(top, share_top[:, None], tl.where(bottom, share_bottom[:, None], f))
+    f = tl.where(ok, f, 0.0)
+    broken = tl.sum((ok & (s != s)).to(tl.int32), axis=1) > 0
+    nan = float("nan")
+    f = tl.where(broken[:, None] & ok, nan, f)
+    tl.store(weights + row[:, None] * n + column[None, :], f, mask=inside)
+    pivot = tl.where(solve, pivot, tl.where(all_in, -inf, inf))
+    tl.store(taus + 2 * row, tl.where(broken, nan, pivot), mask=row < rows)
+    tl.store(taus + 2 * row + 1, tl.where(solve, delta, 0.0), mask=row < rows)
+
+
+@triton.jit
+def _backward_kernel(  # type: ignore[no-untyped-def]
+    scores, valid, taus, temperatures, grads, g_scores, g_ks, g_temperatures,
+    rows, n, score_stride, valid_stride, grad_stride,
+    HAS_VALID: tl.constexpr, LINK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    inside = (row < rows)[:, None] & (column < n)[None, :]
+    s = tl.load(scores + row[:, None] * score_stride + column[None, :], mask=inside, other=0.0)
+    g = tl.load(grads + row[:, None] * grad_stride + column[None, :], mask=inside, other=0.0)
+    wide = g_ks.dtype.element_ty
+    s = s.to(wide)
+    g = g.to(wide)
+    live = inside & (s == s) & (tl.abs(s) < float("inf"))
+    if HAS_VALID:
+        flag = tl.load(valid + row[:, None] * valid_stride + column[None, :], mask=inside, other=0)
+        live = live & (flag != 0)
+    pivot = tl.load(taus + 2 * row, mask=row < rows, other=0.0)
+    delta = tl.load(taus + 2 * row + 1, mask=row < rows, other=0.0)
+    t = tl.load(temperatures + row, mask=row < rows, other=1.0)
+    live = live & (tl.abs(pivot) < float("inf"))[:, None]
+    z = (tl.where(live, s - pivot[:, None], 0.0) - delta[:, None]) / t[:, None]
+    z = tl.where(live, z, 0.0)
+    _, d = _link(z, LINK)
+    d = tl.where(live, d, 0.0)
+    total = tl.sum(d, axis=1)
+    gbar = tl.sum(d * g, axis=1) / tl.where(total > 0, total, 1.0)
+    out = d / t[:, None] * (g - gbar[:, None])
+    tl.store(g_scores + row[:, None] * n + column[None, :], out, mask=inside)
+    tl.store(g_ks + row, gbar, mask=row < rows)
+    tl.store(g_temperatures + row, -tl.sum(z * out, axis=1), mask=row < rows)
+
+
+def _shape(n: int) -> dict[str, int]:
+    block = max(triton.next_power_of_2(n), 16)
+    per_program = max(1, 1024 // block)
+    return {"BLOCK": block, "ROWS": per_program, "num_warps": min(max(block * per_program // 512, 1), 16)}
+
+
+def soft_topk_rows(
+    scores: Tensor, ks: Tensor, temperatures: Tensor, valid: Tensor | None, link: str
+) -> tuple[Tensor, Tensor]:
+    """Solve each row.
+
+    Args:
+        scores: (rows, n), n <= MAX_BLOCK, contiguous along n.
+        ks, temperatures: (rows,), float32 (float64 for float64 scores).
+        valid: (rows, n) bool, contiguous along n, or None.
+
+    Returns:
+        weights (rows, n) in the type of ``ks``, and tau as a sum of two, (rows, 2).
+    """
+    rows, n = scores.shape
+    weights, taus = ks.new_empty(rows, n), ks.new_empty(rows, 2)
+    if rows and n:
+        shape = _shape(n)
+        _forward_kernel[(triton.cdiv(rows, shape["ROWS"]),)](
+            scores, scores if valid is None else valid, ks, temperatures, weights, taus,
+            rows, n, scores.stride(0), 0 if valid is None else valid.stride(0),
+            HAS_VALID=valid is not None, LINK=_LINKS[link], STEPS=_STEPS.get(ks.dtype, 40), **shape,
+        )  # fmt: skip
+    return weights, taus
+
+
+def soft_backward_rows(
+    scores: Tensor, taus: Tensor, temperatures: Tensor, valid: Tensor | None, link: str, grads: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients with respect to scores (rows, n), k (rows,) and temperature (rows,)."""
+    rows, n = scores.shape
+    g_scores = torch.empty_like(scores)
+    g_ks, g_temperatures = torch.zeros_like(temperatures), torch.zeros_like(temperatures)
+    if rows and n:
+        shape = _shape(n)
+        _backward_kernel[(triton.cdiv(rows, shape["ROWS"]),)](
+            scores, scores if valid is None else valid, taus, temperatures, grads,
+            g_scores, g_ks, g_temperatures,
+            rows, n, scores.stride(0), 0 if valid is None else valid.stride(0), grads.stride(0),
+            HAS_VALID=valid is not None, LINK=_LINKS[link], **shape,
+        )  # fmt: skip
+    return g_scores, g_ks, g_temperatures

@@ -1,0 +1,36 @@
+"""Which code runs an operator: one table."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+
+import torch
+
+__all__ = ["use_triton"]
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def use_triton(device: torch.device) -> bool:
+    """Whether Triton kernels run: on CUDA where Triton is installed, unless ``TOPK_BACKEND`` says.
+
+    Raises:
+        ValueError: ``TOPK_BACKEND`` is neither "torch", "triton" nor "auto".
+        RuntimeError: it is "triton" where Triton cannot run.
+    """
+    named = os.environ.get("TOPK_BACKEND", "auto")
+    if named not in ("auto", "torch", "triton"):
+        raise ValueError(f'TOPK_BACKEND must be "auto", "torch" or "triton", got {named!r}')
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    able = _has_triton() and (device.type == "cuda" or interpreted)
+    if named == "triton" and not able:
+        raise RuntimeError(
+            "TOPK_BACKEND=triton needs a CUDA tensor and the triton package; on a CPU set "
+            "TRITON_INTERPRET=1 before Python starts"
+        )
+    return able and (named == "triton" or (named == "auto" and device.type == "cuda"))
