@@ -6,7 +6,8 @@ window.addEventListener("load", () => {
   async function draw() {
     const dark = document.documentElement.dataset.theme === "dark";
     mermaid.initialize({
-      startOnLoad: false, securityLevel: "strict", theme: dark ? "dark" : "neutral", fontFamily: "inherit",
+      startOnLoad: false, securityLevel: "strict", theme: dark ? "dark" : "neutral",
+      fontFamily: getComputedStyle(document.body).fontFamily, // boxes are measured in it
     });
     for (let i = 0; i < diagrams.length; i++) {
       const { svg } = await mermaid.render(`diagram-${i}`, sources[i]);

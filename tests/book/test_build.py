@@ -53,7 +53,7 @@ def test_the_cache_key_covers_package_records_constraints_and_source(
         ("{record}`no/record x`", "no record"),
         ("```{mermaid}\ngraph LR\n```", "needs :alt:"),
         ("```{code-cell} ipython3\n1 / 0\n```", "ZeroDivisionError"),
-        ("```{code-cell} ipython3\nimport warnings; warnings.warn('careful')\n```", "stderr"),
+        ("```{code-cell} ipython3\nimport warnings; warnings.warn('careful')\n```", "stderr was found"),
     ],
 )
 def test_the_build_fails(text: str, complaint: str, tmp_path: Path) -> None:
@@ -62,7 +62,10 @@ def test_the_build_fails(text: str, complaint: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "topk_lib" / "show", tmp_path / "topk_lib" / "show")
     for name in ("pyproject.toml", "_config.yml", "book/references.bib"):
         shutil.copy(ROOT / name, tmp_path / name)
-    head = "---\nkernelspec: {display_name: Python 3, language: python, name: python3}\n---\n"
+    head = (
+        "---\njupytext: {text_representation: {extension: .md, format_name: myst}}\n"
+        "kernelspec: {display_name: Python 3, language: python, name: python3}\n---\n"
+    )
     (tmp_path / "page.md").write_text(f"{head}# A page\n\n{text}\n")
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: page\n")
     (tmp_path / "results").mkdir()

@@ -19,7 +19,7 @@ def style() -> None:
     """Set the course's figure style for all figures that follow."""
     plt.rcParams.update(
         {
-            "figure.figsize": (6.4, 4.2),
+            "figure.figsize": (5.2, 4.6),
             "figure.dpi": 110,
             "figure.constrained_layout.use": True,
             "font.size": 12,
@@ -73,7 +73,7 @@ def accuracy_by_k(
     axes.minorticks_off()
     axes.set_xlabel("k: tokens read of each review")
     axes.set_ylabel("accuracy (%)")
-    axes.legend(fontsize=10)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     plt.close(figure)  # shown by being returned, once
     return figure
 
@@ -88,7 +88,7 @@ def token_weights(tokens: Sequence[str], weights: Sequence[float], chosen: Seque
     """
     style()
     figure: Figure
-    figure, axes = plt.subplots(figsize=(6.4, 0.42 * len(tokens) + 1.1))
+    figure, axes = plt.subplots(figsize=(5.2, 0.4 * len(tokens) + 1.2))
     rows = range(len(tokens))
     axes.barh(rows, weights, color=_COLOURS[0], height=0.7, label="soft weight")
     hard = [row for row in rows if chosen[row]]
@@ -97,6 +97,6 @@ def token_weights(tokens: Sequence[str], weights: Sequence[float], chosen: Seque
     axes.invert_yaxis()
     axes.set_xlim(0, 1.02)
     axes.set_xlabel(f"weight (their sum is {sum(map(float, weights)):.2f})")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=10, borderpad=0.2)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=10, frameon=False)
     plt.close(figure)
     return figure
