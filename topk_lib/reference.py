@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["LINKS", "hard_topk", "soft_topk"]
+__all__ = ["LINKS", "hard_topk", "sample_topk", "soft_topk"]
 
 
 def hard_topk(scores: Tensor, k: int, valid: Tensor | None = None) -> Tensor:
@@ -81,3 +81,34 @@ def soft_topk(scores: Tensor, k: float, temperature: float = 1.0, link: str = "s
         middle = (low + high) / 2
         low, high = (middle, high) if sum(weights(middle)) > k else (low, middle)
     return torch.tensor(weights(low), dtype=torch.float64)
+
+
+def sample_topk(logits: Tensor, k: int, u: float, temperature: float = 1.0, top_p: float = 1.0) -> int:
+    """Draw one of the k most likely entries of one row.
+
+    The definition: the k largest stay; of these the most likely ones that come first and weigh
+    less than ``top_p`` before the last of them; the one drawn is where the running sum of what
+    stayed, in the order of position, passes the share u.
+
+    Args:
+        logits: (n,) finite, any float dtype.
+        k: 1 <= k <= n.
+        u: the random number, in [0, 1).
+        temperature: above 0.
+        top_p: in (0, 1].
+    """
+    chosen = hard_topk(logits[None], k)[0].nonzero().flatten().tolist()
+    peak = logits.max().item()
+    p = {i: math.exp((logits[i].item() - peak) / temperature) for i in chosen}
+    whole, before, kept = sum(p.values()), 0.0, []
+    for i in sorted(chosen, key=lambda i: (-p[i], i)):
+        if before < top_p * whole:
+            kept.append(i)
+        before += p[i]
+    kept.sort()
+    goal, walk = u * sum(p[i] for i in kept), 0.0
+    for i in kept:
+        walk += p[i]
+        if walk > goal:
+            return i
+    return kept[-1]

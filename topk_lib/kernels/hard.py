@@ -15,7 +15,8 @@ from torch import Tensor
 
 __all__ = ["MAX_BLOCK", "fits", "hard_topk_rows"]
 
-MAX_BLOCK = 32768  # the longest row one program holds in registers
+MAX_BLOCK = 32768  # the longest row one program can hold
+_ROOMY = 16384  # the longest that it holds without spilling registers (compiled for sm_90)
 _CHUNK = 8192  # the piece of a longer row that one program takes
 _DROP = {torch.bfloat16: 16, torch.float16: 13}  # low bits that are empty once widened to float32
 
@@ -40,6 +41,25 @@ def _keys(x, valid, WIDE: tl.constexpr, DROP: tl.constexpr):  # type: ignore[no-
 
 
 @triton.jit
+def _kth_key(key, k, BITS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The largest key that at least k keys of the row reach, (ROWS,)."""
+    threshold = tl.sum(key ^ key, axis=1)
+    one = threshold + 1
+    reached = k - k + key.shape[1]  # how many keys reach the threshold
+    bit = BITS
+    open_rows = 1
+    while (bit > 0) & (open_rows > 0):
+        bit -= 1
+        candidate = threshold | (one << bit.to(one.dtype))
+        count = tl.sum((key >= candidate[:, None]).to(tl.int32), axis=1)
+        threshold = tl.where(count >= k, candidate, threshold)
+        reached = tl.where(count >= k, count, reached)
+        # A row that exactly k keys reach needs no further bits.
+        open_rows = tl.sum((reached != k).to(tl.int32), axis=0)
+    return threshold
+
+
+@triton.jit
 def _hard_kernel(  # type: ignore[no-untyped-def]
     scores, valid, ks, out_values, out_indices, out_mask,
     rows, n, width, score_stride, valid_stride,
@@ -58,20 +78,7 @@ def _hard_kernel(  # type: ignore[no-untyped-def]
     k = tl.load(ks + row, mask=row < rows, other=0)  # (ROWS,)
     k = tl.minimum(k, tl.sum(ok.to(tl.int32), axis=1))
 
-    zero = tl.sum(key ^ key, axis=1)  # (ROWS,), of the keys' type
-    one = zero + 1
-    threshold = zero
-    bit = (64 if WIDE else 32) - DROP
-    open_rows = 1
-    while (bit > 0) & (open_rows > 0):
-        bit -= 1
-        candidate = threshold | (one << bit.to(one.dtype))
-        count = tl.sum((key >= candidate[:, None]).to(tl.int32), axis=1)
-        threshold = tl.where(count >= k, candidate, threshold)
-        # A row is settled where exactly k keys are as large as its threshold.
-        settled = tl.sum((key >= threshold[:, None]).to(tl.int32), axis=1) == k
-        open_rows = tl.sum((~settled).to(tl.int32), axis=0)
-
+    threshold = _kth_key(key, k, BITS=(64 if WIDE else 32) - DROP)
     greater = key > threshold[:, None]
     equal = (key == threshold[:, None]) & ok
     spare = k - tl.sum(greater.to(tl.int32), axis=1)
@@ -110,7 +117,7 @@ def hard_topk_rows(
         values (rows, width), indices (rows, width) int64, mask (rows, n) bool.
     """
     n = scores.shape[1]
-    if n > MAX_BLOCK:
+    if n > _ROOMY and width <= _CHUNK // 2:
         return _in_chunks(scores, ks, width, valid, want_mask)
     return _one_pass(scores, ks, width, valid, want_mask)
 

@@ -5,10 +5,24 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
-__all__ = ["use_triton"]
+__all__ = ["fold_batch", "use_triton"]
+
+
+def fold_batch(info: Any, dims: Sequence[int | None], tensors: Sequence[Tensor | None]) -> list[Any]:
+    """For ``vmap``: make the batch more rows of each tensor."""
+    folded: list[Tensor | None] = []
+    for tensor, at in zip(tensors, dims, strict=True):
+        if tensor is not None:
+            batched = tensor.expand(info.batch_size, *tensor.shape) if at is None else tensor.movedim(at, 0)
+            tensor = batched.flatten(0, 1)
+        folded.append(tensor)
+    return folded
 
 
 @functools.cache

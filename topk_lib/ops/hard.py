@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from topk_lib.ops.backend import use_triton
+from topk_lib.ops.backend import fold_batch, use_triton
 
 __all__ = ["Selection", "hard_topk", "topk_mask"]
 
@@ -115,15 +115,8 @@ def _(flat: Tensor, per_row: Tensor, width: int, ok: Tensor | None) -> tuple[Ten
 
 @_choose.register_vmap
 def _(info: Any, dims: tuple[Any, ...], flat: Tensor, per_row: Tensor, width: int, ok: Tensor | None) -> Any:
-    """Rows of all the batch are rows."""
-
-    def joined(tensor: Tensor | None, at: int | None) -> Tensor | None:
-        if tensor is None:
-            return None
-        batched = tensor.movedim(at, 0) if at is not None else tensor.expand(info.batch_size, *tensor.shape)
-        return batched.flatten(0, 1)
-
-    indices, mask = _choose(joined(flat, dims[0]), joined(per_row, dims[1]), width, joined(ok, dims[3]))
+    flat, per_row, ok = fold_batch(info, (dims[0], dims[1], dims[3]), (flat, per_row, ok))
+    indices, mask = _choose(flat, per_row, width, ok)
     split = (info.batch_size, -1)
     return (indices.unflatten(0, split), mask.unflatten(0, split)), (0, 0)
 

@@ -1,0 +1,108 @@
+"""Compile every Triton kernel for real GPUs, without one, and record what the compiler says.
+
+    python benchmarks/kernels.py            write results/kernels/compiled.*.json
+    python benchmarks/kernels.py --check    compile only
+
+A kernel that runs in Triton's interpreter may still not compile. Triton brings NVIDIA's assembler,
+so that each kernel can be compiled for a T4 (sm_75), an A100 (sm_80) and an H100 or H200 (sm_90) on
+any x86 machine. Registers spilled to memory would be re-read: bytes that the roofline must count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from topk_lib import records
+from topk_lib.kernels import hard, sample, soft
+
+CARDS = {"T4": 75, "A100": 80, "H200": 90}
+BLOCKS = (256, 512, 2048, 8192, 16384)
+_NUMBERS = {"rows", "n", "width", "score_stride", "valid_stride", "grad_stride", "stride"}
+_POINTERS = {"valid": "*i1", "out_mask": "*i1", "out_indices": "*i64", "out": "*i64", "uniforms": "*fp64"}
+
+
+def cases() -> list[tuple[str, Any, dict[str, Any]]]:
+    """Each kernel with its compile-time constants, without block sizes: name, kernel, constants."""
+    hard_flags = {"WRITE_MASK": True, "WIDE": False, "DROP": 0, "BLOCK_K": 64}
+    found: list[tuple[str, Any, dict[str, Any]]] = [
+        ("hard", hard._hard_kernel, hard_flags | {"HAS_VALID": False}),
+        ("hard_masked", hard._hard_kernel, hard_flags | {"HAS_VALID": True}),
+        ("hard_float64", hard._hard_kernel, hard_flags | {"HAS_VALID": False, "WIDE": True}),
+    ]
+    for link, number in soft._LINKS.items():
+        flags = {"HAS_VALID": False, "LINK": number}
+        found.append((f"soft_{link}", soft._forward_kernel, flags | {"STEPS": 40}))
+        found.append((f"soft_{link}_backward", soft._backward_kernel, flags))
+    for nucleus in (False, True):
+        name = "sample_top_p" if nucleus else "sample"
+        found.append((name, sample._sample_kernel, {"NUCLEUS": nucleus, "WIDE": False, "DROP": 0}))
+    return found
+
+
+def _type(name: str, constants: dict[str, Any]) -> str:
+    """The type of a kernel's argument, as Triton writes types."""
+    if name in constants:
+        return "constexpr"
+    if name in _NUMBERS:
+        return "i32"
+    if name == "ks" and "LINK" not in constants:
+        return "*i32"
+    return _POINTERS.get(name, "*fp64" if constants.get("WIDE") else "*fp32")
+
+
+def compiled(kernel: Any, constants: dict[str, Any], block: int, card: str) -> dict[str, int]:
+    """Registers a thread, bytes spilled a thread, shared memory, warps."""
+    rows = max(1, 1024 // block)
+    constants = constants | {"BLOCK": block, "ROWS": rows}
+    signature = {name: _type(name, constants) for name in kernel.arg_names}
+    warps = min(max(block * rows // 512, 1), 16)
+    binary = triton.compile(
+        ASTSource(fn=kernel, signature=signature, constexprs=constants),
+        target=GPUTarget("cuda", CARDS[card], 32),
+        options={"num_warps": warps},
+    )
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        told = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        )
+    registers, stack = re.findall(r"REG:(\d+) STACK:(\d+)", told.stdout)[-1]
+    return {
+        "registers": int(registers),
+        "spilled_bytes": int(stack),
+        "shared_bytes": binary.metadata.shared,
+        "warps": warps,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compile only, two block sizes, two cards")
+    options = parser.parse_args()
+    start, metrics = time.perf_counter(), {}
+    for name, kernel, constants in cases():
+        for card in ("T4", "H200") if options.check else CARDS:
+            for block in (256, 2048) if options.check else BLOCKS:
+                metrics[f"{name}-{block}-{card}"] = compiled(kernel, constants, block, card)
+    print(f"{len(metrics)} kernels compiled in {time.perf_counter() - start:.0f} s")
+    if not options.check:
+        records.write(
+            "kernels", "compiled", metrics=metrics, settings={"blocks": BLOCKS, "cards": CARDS},
+            data={"source": "none"}, seconds=time.perf_counter() - start,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Sampling in Triton: top-k, top-p and the draw itself in one reading of the row.
+
+The k-th largest key is found by bisection on its bits, as in :mod:`topk_lib.kernels.hard`; the edge
+of the top-p set in the same way, with probabilities summed in place of keys counted. Nothing is
+sorted. The draw walks the kept entries in the order of position.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from topk_lib.kernels.hard import _DROP, _keys, _kth_key
+
+__all__ = ["MAX_BLOCK", "sample_rows"]
+
+MAX_BLOCK = 16384
+
+
+@triton.jit
+def _sample_kernel(  # type: ignore[no-untyped-def]
+    logits, ks, temperatures, top_ps, uniforms, out,
+    rows, n, stride,
+    NUCLEUS: tl.constexpr, WIDE: tl.constexpr, DROP: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
+    column = tl.arange(0, BLOCK)  # (BLOCK,)
+    inside = (row < rows)[:, None] & (column < n)[None, :]  # (ROWS, BLOCK)
+    x = tl.load(logits + row[:, None] * stride + column[None, :], mask=inside, other=0.0)
+    inf = float("inf")
+    broken = tl.sum((inside & ((x != x) | (x == inf))).to(tl.int32), axis=1) > 0
+    ok = inside & (x != -inf)
+    key = _keys(x, ok, WIDE, DROP)  # (ROWS, BLOCK)
+    k = tl.load(ks + row, mask=row < rows, other=0)  # (ROWS,)
+    k = tl.minimum(k, tl.sum(ok.to(tl.int32), axis=1))
+    edge = _kth_key(key, k, BITS=(64 if WIDE else 32) - DROP)
+    greater = key > edge[:, None]
+    equal = (key == edge[:, None]) & ok
+    spare = k - tl.sum(greater.to(tl.int32), axis=1)
+    kept = greater | (equal & (tl.cumsum(equal.to(tl.int32), axis=1) <= spare[:, None]))
+
+    t = tl.load(temperatures + row, mask=row < rows, other=1.0)  # (ROWS,)
+    z = x.to(t.dtype) / t[:, None]
+    peak = tl.max(tl.where(kept, z, -inf), axis=1)
+    p = tl.where(kept, tl.exp(z - peak[:, None]), 0.0)
+    if NUCLEUS:
+        share = tl.load(top_ps + row, mask=row < rows, other=1.0)
+        goal = share * tl.sum(p, axis=1)
+        # The largest key whose upper set weighs at least the goal.
+        edge = tl.sum(key ^ key, axis=1)
+        one = edge + 1
+        bit = (64 if WIDE else 32) - DROP
+        while bit > 0:
+            bit -= 1
+            candidate = edge | (one << bit.to(one.dtype))
+            mass = tl.sum(tl.where(key >= candidate[:, None], p, 0.0), axis=1)
+            edge = tl.where(mass >= goal, candidate, edge)
+        greater = key > edge[:, None]
+        above = tl.sum(tl.where(greater, p, 0.0), axis=1)
+        equal = kept & (key == edge[:, None])
+        tied = tl.max(tl.where(equal, p, 0.0), axis=1)  # one entry's share
+        rank = tl.cumsum(equal.to(tl.int32), axis=1)
+        # of the tied, the first that are needed
+        need = above[:, None] + (rank - 1).to(t.dtype) * tied[:, None] < goal[:, None]
+        kept = kept & (greater | (equal & (need | (rank == 1))))
+        p = tl.where(kept, p, 0.0)
+
+    u = tl.load(uniforms + row, mask=row < rows, other=0.0).to(t.dtype)
+    walk = tl.cumsum(p, axis=1)
+    past = kept & (walk > (u * tl.sum(p, axis=1))[:, None])
+    first = tl.min(tl.where(past, column[None, :], n), axis=1)
+    last = tl.max(tl.where(kept, column[None, :], -1), axis=1)
+    drawn = tl.where(broken, -1, tl.minimum(first, last))
+    tl.store(out + row, drawn.to(tl.int64), mask=row < rows)
+
+
+def sample_rows(
+    logits: Tensor, ks: Tensor, temperatures: Tensor, top_ps: Tensor | None, uniforms: Tensor
+) -> Tensor:
+    """Draw one entry of each row.
+
+    Args:
+        logits: (rows, n), n <= MAX_BLOCK, contiguous along n.
+        ks: (rows,) int32, at least 1.
+        temperatures: (rows,) float32 (float64 for float64 logits).
+        top_ps: the same, in (0, 1], or None.
+        uniforms: (rows,) in [0, 1).
+
+    Returns:
+        (rows,) int64; -1 in a row that holds NaN or +inf, or nothing but -inf.
+    """
+    rows, n = logits.shape
+    out = logits.new_empty(rows, dtype=torch.int64)
+    if rows:
+        block = max(triton.next_power_of_2(n), 16)
+        per_program = max(1, 1024 // block)
+        _sample_kernel[(triton.cdiv(rows, per_program),)](
+            logits, ks, temperatures, temperatures if top_ps is None else top_ps, uniforms, out,
+            rows, n, logits.stride(0),
+            NUCLEUS=top_ps is not None, WIDE=logits.dtype == torch.float64, DROP=_DROP.get(logits.dtype, 0),
+            ROWS=per_program, BLOCK=block, num_warps=min(max(block * per_program // 512, 1), 16),
+        )  # fmt: skip
+    return out

@@ -1,0 +1,219 @@
+"""Random top-k: k entries without replacement, and one entry from the k most likely."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from topk_lib.ops.backend import fold_batch, use_triton
+from topk_lib.ops.hard import _check, _check_k, hard_topk
+from topk_lib.ops.soft import _all_true, _per_row
+
+__all__ = ["Draw", "gumbel_topk", "sample_topk"]
+
+
+class Draw(NamedTuple):
+    """What :func:`gumbel_topk` drew, with the dimension drawn from last replaced by k.
+
+    Attributes:
+        indices: (..., k) int64 in the order of the draw; -1 in spare slots.
+        mask: (..., n) bool, True where drawn.
+        log_prob: (...) the logarithm of the probability of this draw in this order.
+    """
+
+    indices: Tensor
+    mask: Tensor
+    log_prob: Tensor
+
+
+def gumbel_topk(
+    logits: Tensor,
+    k: int | Tensor,
+    *,
+    dim: int = -1,
+    valid: Tensor | None = None,
+    seed: int | Tensor | None = None,
+) -> Draw:
+    """Draw k entries without replacement, the first with probability softmax(logits), each next
+    with the same probabilities among those left (Plackett-Luce).
+
+    The k largest of ``logits`` + Gumbel noise are such a draw (Yellott 1977; Kool et al. 2019).
+    Entries of logit -inf are never drawn; a row with fewer than k possible entries returns all.
+
+    Args:
+        logits: (..., n) float16, bfloat16, float32 or float64, below +inf.
+        k: 0 <= k <= n; an int, or an integer tensor with one per row.
+        dim: the dimension to draw along.
+        valid: bool, broadcastable to ``logits``; True for entries that may be drawn.
+        seed: one int64 per row; a row's draw depends on its own seed and logits alone. An int s
+            stands for s, s + 1, ...; None takes seeds from PyTorch's generator.
+
+    Raises:
+        TypeError: ``logits`` is not a float tensor, ``k`` or ``seed`` not an integer.
+        ValueError: ``k`` outside 0..n, a wrong shape.
+
+    Example:
+        >>> gumbel_topk(torch.tensor([0.0, 9.0, 0.0, 9.0]), 2, seed=1).mask
+        tensor([False,  True, False,  True])
+    """
+    _check(logits, valid, "position")
+    rows = logits.movedim(dim, -1)
+    wide = rows.double()
+    possible = wide > -torch.inf
+    if valid is not None:
+        possible = possible & valid.expand_as(logits).movedim(dim, -1)
+    noise = -torch.log(-torch.log(_uniform(_seeds(seed, rows), rows.shape[-1])))
+    chosen = hard_topk(wide.detach() + noise, k, valid=possible, order="value")
+    log_prob = _plackett_luce(wide, chosen.indices, chosen.mask, possible).to(logits.dtype)
+    return Draw(chosen.indices.movedim(-1, dim), chosen.mask.movedim(-1, dim), log_prob)
+
+
+def sample_topk(
+    logits: Tensor,
+    k: int | Tensor,
+    temperature: float | Tensor = 1.0,
+    *,
+    top_p: float | Tensor | None = None,
+    seed: int | Tensor | None = None,
+) -> Tensor:
+    """Draw one of the k most likely entries of each row, as when a language model writes.
+
+    The k largest logits stay (ties to the lowest index), divided by the temperature and turned
+    into probabilities; with ``top_p`` the fewest of these that sum to at least ``top_p`` stay
+    (Holtzman et al. 2020). One of what is left is drawn with its probability.
+
+    Args:
+        logits: (..., n) float16, bfloat16, float32 or float64. -inf is never drawn.
+        k: 1 <= k <= n; an int, or an integer tensor with one per row.
+        temperature: above 0; a number, or a tensor with one per row.
+        top_p: in (0, 1]; a number, or a tensor with one per row.
+        seed: one int64 per row; a row's draw depends on its own seed and logits alone, whatever
+            the batch around it. An int s stands for s, s + 1, ...; None takes seeds from PyTorch's
+            generator.
+
+    Returns:
+        (...) int64; -1 in a row that holds NaN or +inf, or nothing but -inf.
+
+    Raises:
+        TypeError: ``logits`` is not a float tensor, ``k`` or ``seed`` not an integer.
+        ValueError: ``k`` outside 1..n, ``temperature`` not above 0, ``top_p`` outside (0, 1], a
+            wrong shape.
+
+    Example:
+        >>> sample_topk(torch.tensor([[0.0, 9.0, 1.0]]), 1, seed=0)
+        tensor([1])
+    """
+    _check(logits, None, "position")
+    width, per_row = _check_k(k, logits)
+    n = logits.shape[-1]
+    if per_row.numel() and not _all_true(per_row if isinstance(k, Tensor) else k, per_row, lambda x: x >= 1):
+        raise ValueError(f"k must lie in 1..{n} (the length of a row), got {k}")
+    temp = _per_row("temperature", temperature, logits)
+    if not _all_true(temperature, temp, lambda x: (x > 0) & (x < torch.inf)):
+        raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
+    share = None
+    if top_p is not None:
+        share = _per_row("top_p", top_p, logits)
+        if not _all_true(top_p, share, lambda x: (x > 0) & (x <= 1)):
+            raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+        share = share.reshape(-1)
+    uniform = _uniform(_seeds(seed, logits), 1).reshape(-1)
+    drawn: Tensor = _draw(logits.reshape(-1, n), per_row, width, temp.reshape(-1), share, uniform)
+    return drawn.reshape(logits.shape[:-1])
+
+
+@torch.library.custom_op("topk_lib::draw", mutates_args=())
+def _draw(
+    flat: Tensor, per_row: Tensor, width: int, temperature: Tensor, top_p: Tensor | None, uniform: Tensor
+) -> Tensor:
+    """One column of each row, (rows,) int64."""
+    flat, column = flat.detach(), None
+    unfit = (flat.isnan() | (flat == torch.inf)).any(-1)
+    if use_triton(flat.device):
+        from topk_lib.kernels import sample as kernels
+
+        if flat.shape[1] > kernels.MAX_BLOCK >= width:  # the survivors fit, the row does not
+            flat, column, _ = hard_topk(flat, per_row)
+            flat = flat.masked_fill(column < 0, -torch.inf)
+        if 0 < flat.shape[1] <= kernels.MAX_BLOCK:
+            wide = torch.float64 if flat.dtype == torch.float64 else torch.float32
+            p = None if top_p is None else top_p.to(wide).contiguous()
+            drawn = kernels.sample_rows(
+                flat.contiguous(), per_row.int(), temperature.to(wide).contiguous(), p, uniform.contiguous()
+            )
+            if column is not None:
+                drawn = column.gather(1, drawn.clamp(min=0)[:, None])[:, 0].where(drawn >= 0, -1)
+            return drawn.masked_fill(unfit, -1)
+    values, column, _ = hard_topk(flat, per_row, valid=flat > -torch.inf)
+    if not column.shape[1]:
+        return column.new_full(column.shape[:1], -1)
+    z = (values.double() / temperature[:, None]).masked_fill(column < 0, -torch.inf)
+    p = z.softmax(-1)
+    if top_p is not None:
+        ranked, order = p.sort(dim=-1, descending=True, stable=True)
+        needed = ranked.cumsum(-1) - ranked < top_p[:, None]
+        p = p * torch.zeros_like(needed).scatter(1, order, needed)
+    walk = p.cumsum(-1)
+    past = (walk > uniform[:, None] * walk[:, -1:]) & (p > 0)
+    first = torch.where(past.any(-1), past.int().argmax(-1), (p > 0).cumsum(-1).argmax(-1))
+    return column.gather(1, first[:, None])[:, 0].masked_fill(unfit, -1)
+
+
+@_draw.register_fake
+def _(
+    flat: Tensor, per_row: Tensor, width: int, temperature: Tensor, top_p: Tensor | None, uniform: Tensor
+) -> Tensor:
+    return flat.new_empty(flat.shape[0], dtype=torch.int64)
+
+
+@_draw.register_vmap
+def _(info: Any, dims: tuple[Any, ...], flat: Tensor, per_row: Tensor, width: int, *rest: Any) -> Any:
+    flat, per_row, *others = fold_batch(info, (*dims[:2], *dims[3:]), (flat, per_row, *rest))
+    drawn: Tensor = _draw(flat, per_row, width, *others)
+    return drawn.unflatten(0, (info.batch_size, -1)), 0
+
+
+def _plackett_luce(logits: Tensor, indices: Tensor, mask: Tensor, possible: Tensor) -> Tensor:
+    """sum_i (logit_i - log of the sum of exp over those not yet drawn before i)."""
+    if not logits.shape[-1]:
+        return logits.sum(-1)
+    filled = indices >= 0
+    never = -1e200  # exp gives 0, and its gradient is not NaN as that of -inf
+    chosen = torch.where(filled, logits.gather(-1, indices.clamp(min=0)), never)
+    rest = logits.masked_fill(mask | ~possible, never).logsumexp(-1, keepdim=True)
+    left = torch.cat([rest, chosen.flip(-1)], -1).logcumsumexp(-1)[..., 1:].flip(-1)
+    return torch.where(filled, chosen - left, 0).sum(-1)
+
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64
+
+
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser (Steele et al. 2014), in int64 that wraps."""
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * -4658895280553007687
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * -7723592293110705685
+    return x ^ ((x >> 31) & (2**33 - 1))
+
+
+def _uniform(seeds: Tensor, n: int) -> Tensor:
+    """(..., n) float64 in (0, 1), a function of a row's seed and the column alone."""
+    column = torch.arange(1, n + 1, device=seeds.device)
+    bits = _mix(_mix(seeds + _GOLDEN).unsqueeze(-1) + column * _GOLDEN)
+    return (((bits >> 12) & (2**52 - 1)).double() + 0.5) * 2.0**-52
+
+
+def _seeds(seed: int | Tensor | None, rows: Tensor) -> Tensor:
+    shape = rows.shape[:-1]
+    if seed is None:
+        return torch.randint(-(2**63), 2**63 - 1, shape, device=rows.device)
+    if isinstance(seed, Tensor):
+        if seed.is_floating_point() or seed.is_complex() or seed.dtype == torch.bool:
+            raise TypeError(f"seed must be an int or an integer tensor, got {seed.dtype}")
+        if seed.shape != shape:
+            raise ValueError(f"seed must hold one int per row, shape {tuple(shape)}, got {tuple(seed.shape)}")
+        return seed.to(rows.device, torch.int64)
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"seed must be an int or an integer tensor, got {type(seed).__name__}")
+    return seed + torch.arange(shape.numel(), device=rows.device).reshape(shape)
