@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 # Triton's own functions ask for this when they are first imported, which torch may do.
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"
@@ -17,7 +18,6 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 
 from topk_lib.models.loading import encoder_path
 
-os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(2)
 
 

@@ -97,7 +97,7 @@ def sample_topk(logits: Tensor, k: int, u: float, temperature: float = 1.0, top_
         temperature: above 0.
         top_p: in (0, 1].
     """
-    chosen = hard_topk(logits[None], k)[0].nonzero().flatten().tolist()
+    chosen: list[int] = hard_topk(logits[None], k)[0].nonzero().flatten().tolist()
     peak = logits.max().item()
     p = {i: math.exp((logits[i].item() - peak) / temperature) for i in chosen}
     whole, before, kept = sum(p.values()), 0.0, []

@@ -38,7 +38,7 @@ def awkward(rows: int, n: int, dtype: torch.dtype, seed: int) -> Tensor:
 @pytest.mark.usefixtures("triton_backend")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("n", [1, 16, 100, 1500])
+@pytest.mark.parametrize("n", [1, 16, 100, 1030])
 def test_hard_kernel_is_the_definition(dtype: torch.dtype, masked: bool, n: int) -> None:
     scores = awkward(5, n, dtype, seed=n)
     valid = torch.rand(5, n, device=DEVICE) < 0.7 if masked else None
@@ -145,12 +145,11 @@ def test_compiles_without_a_break(backward: bool) -> None:
 
 
 def test_opcheck() -> None:
-    from topk_lib.ops.hard import _choose
     from topk_lib.ops.soft import _solved
 
-    scores = torch.randn(3, 8)
-    torch.library.opcheck(_choose, (scores, torch.full((3,), 2), 2, None))
-    torch.library.opcheck(_choose, (scores, torch.full((3,), 2), 2, torch.rand(3, 8) > 0.3))
+    scores, choose = torch.randn(3, 8), torch.ops.topk_lib.choose.default
+    torch.library.opcheck(choose, (scores, 2, None, None))
+    torch.library.opcheck(choose, (scores, 2, torch.tensor([0, 1, 2]), torch.rand(3, 8) > 0.3))
     per_row = torch.full((3,), 2.0, dtype=torch.float64)
     scores = scores.requires_grad_()
     torch.library.opcheck(_solved, (scores, per_row, per_row, None, "sigmoid"))

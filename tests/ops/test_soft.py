@@ -1,4 +1,7 @@
-"""soft_topk against its definition, SciPy's root finder and finite differences."""
+"""soft_topk against its definition, SciPy's root finder and finite differences.
+
+test_mathematics.py holds what the chapter on the mathematics proves, test_peers.py published operators.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from torch import Tensor
 
-from topk_lib import hard_topk, reference, soft_topk, soft_topk_threshold
+from topk_lib import reference, soft_topk, soft_topk_threshold
 
 LINKS = ["sigmoid", "laplace", "clip", "exp"]
 links = pytest.mark.parametrize("link", LINKS)
@@ -30,12 +33,10 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, float, float, str]:
 
 @settings(max_examples=200, deadline=None)
 @given(cases())
-def test_is_the_definition_and_sums_to_k(case: tuple[Tensor, float, float, str]) -> None:
+def test_is_the_definition(case: tuple[Tensor, float, float, str]) -> None:
     scores, k, temperature, link = case
     got = soft_topk(scores, k, temperature, link=link)
     torch.testing.assert_close(got, reference.soft_topk(scores, k, temperature, link), rtol=0, atol=1e-10)
-    assert abs(got.sum().item() - k) <= 1e-12 * max(k, 1)
-    assert ((got >= 0) & (got <= 1)).all()
 
 
 @settings(max_examples=100, deadline=None)
@@ -46,31 +47,6 @@ def test_threshold_is_the_root_that_scipy_finds(case: tuple[Tensor, float, float
     f = reference.LINKS[link]
     root = brentq(lambda t: sum(f((s - t) / temperature) for s in scores.tolist()) - k, -200, 200, xtol=1e-13)
     assert soft_topk_threshold(scores, k, temperature, link=link).item() == pytest.approx(root, abs=1e-9)
-
-
-@settings(max_examples=100, deadline=None)
-@given(cases(), st.randoms(use_true_random=False))
-def test_permutation_shift_and_monotone(case: tuple[Tensor, float, float, str], random: Any) -> None:
-    scores, k, temperature, link = case
-    weights = soft_topk(scores, k, temperature, link=link)
-    order = torch.tensor(random.sample(range(len(scores)), len(scores)))
-    close: dict[str, Any] = {"rtol": 0, "atol": 1e-10}
-    torch.testing.assert_close(soft_topk(scores[order], k, temperature, link=link), weights[order], **close)
-    torch.testing.assert_close(soft_topk(scores + 7.5, k, temperature, link=link), weights, **close)
-    by_score = weights[scores.argsort()]
-    assert (by_score.diff() >= -1e-10).all()
-
-
-@links
-def test_temperature_to_zero_gives_the_mask(link: str) -> None:
-    torch.manual_seed(0)
-    scores = torch.randn(5, 40, dtype=torch.float64)
-    mask = hard_topk(scores, 7).mask.double()
-    gaps = [(soft_topk(scores, 7, t, link=link) - mask).abs().max().item() for t in (1.0, 0.1, 1e-3, 1e-5)]
-    assert gaps == sorted(gaps, reverse=True)
-    assert gaps[-1] < 1e-9
-    tied = soft_topk(torch.tensor([1.0, 1.0, 1.0, 0.0]).double(), 2, 1e-4, link=link)
-    torch.testing.assert_close(tied, torch.tensor([2 / 3, 2 / 3, 2 / 3, 0]).double())
 
 
 @links
@@ -122,7 +98,8 @@ def test_infinities_and_nan(link: str) -> None:
     assert soft_topk(row, 2, link=link).tolist() == pytest.approx([1, 0.5, 0.5, 0])
     assert soft_topk(row, 3.5, link=link).tolist() == pytest.approx([1, 1, 1, 0.5])
     assert soft_topk(torch.tensor([inf, inf, 0.0]), 1, link=link).tolist() == pytest.approx([0.5, 0.5, 0])
-    assert soft_topk(torch.tensor([[1.0, math.nan], [1.0, 1.0]]), 1, link=link)[1].tolist() == [0.5, 0.5]
+    beside_nan = soft_topk(torch.tensor([[1.0, math.nan], [1.0, 1.0]]), 1, link=link)[1]
+    assert beside_nan.tolist() == pytest.approx([0.5, 0.5])
     assert soft_topk(torch.tensor([1.0, math.nan]), 1, link=link).isnan().all()
 
 
@@ -147,18 +124,6 @@ def test_any_dimension_and_stride() -> None:
     got = soft_topk(scores, 2, 0.3, dim=1)
     torch.testing.assert_close(got.sum(1), torch.full((6, 4), 2.0))
     torch.testing.assert_close(got[2, :, 3], soft_topk(scores[2, :, 3], 2, 0.3))
-
-
-def test_straight_through() -> None:
-    scores = torch.tensor([0.1, 0.9, 0.5], requires_grad=True)
-    out = soft_topk(scores, 1, 0.5, hard=True)
-    assert out.tolist() == [0, 1, 0]
-    torch.autograd.backward((out * torch.tensor([1.0, 2.0, 3.0])).sum())
-    straight = scores.grad
-    scores.grad = None
-    torch.autograd.backward((soft_topk(scores, 1, 0.5) * torch.tensor([1.0, 2.0, 3.0])).sum())
-    assert straight is not None
-    torch.testing.assert_close(straight, scores.grad)
 
 
 @pytest.mark.parametrize(

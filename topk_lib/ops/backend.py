@@ -38,6 +38,8 @@ def use_triton(device: torch.device) -> bool:
         RuntimeError: it is "triton" where Triton cannot run.
     """
     named = os.environ.get("TOPK_BACKEND", "auto")
+    if named == "auto":
+        return device.type == "cuda" and _has_triton()
     if named not in ("auto", "torch", "triton"):
         raise ValueError(f'TOPK_BACKEND must be "auto", "torch" or "triton", got {named!r}')
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
@@ -47,4 +49,4 @@ def use_triton(device: torch.device) -> bool:
             "TOPK_BACKEND=triton needs a CUDA tensor and the triton package; on a CPU set "
             "TRITON_INTERPRET=1 before Python starts"
         )
-    return able and (named == "triton" or (named == "auto" and device.type == "cuda"))
+    return named == "triton"

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from topk_lib.ops.backend import fold_batch, use_triton
+from topk_lib.ops.hard_cpu import by_threshold
 
 __all__ = ["Selection", "hard_topk", "topk_mask"]
 
@@ -61,20 +63,27 @@ def hard_topk(
         tensor([1, 2])
     """
     _check(scores, valid, order)
-    rows = scores.movedim(dim, -1)
+    last = scores.dim() - 1
+    rows = scores if dim in (-1, last) else scores.movedim(dim, -1)
     lead, n = rows.shape[:-1], rows.shape[-1]
     width, per_row = _check_k(k, rows)
-    flat = rows.reshape(-1, n) if n else rows.new_empty(lead.numel(), 0)
+    flat = rows if last == 1 else rows.reshape(lead.numel(), n)
     ok = None
     if valid is not None:
         ok = valid.expand_as(scores).movedim(dim, -1).reshape(flat.shape)
-    indices, mask = _choose(flat, per_row, width, ok)
+    # The bare code where it may run: an op's dispatch costs more than choosing from a short row.
+    choose = _choose if not use_triton(flat.device) and _is_plain(flat) else torch.ops.topk_lib.choose.default
+    indices, mask = choose(flat.detach(), width, per_row, ok)
     if order == "value":
         indices = _by_value(flat, indices)
     # Gathered from the scores themselves, so that their gradient flows.
-    filled = indices >= 0
-    values = flat.gather(-1, indices.clamp(min=0)) if n else flat.new_zeros(indices.shape)
-    values = torch.where(filled, values, 0)
+    if ok is None and per_row is None:  # no spare slots
+        values = flat.gather(-1, indices)
+    else:
+        values = flat.gather(-1, indices.clamp(min=0)) if n else flat.new_zeros(indices.shape)
+        values = torch.where(indices >= 0, values, 0)
+    if last == 1 and rows is scores:
+        return Selection(values, indices, mask)
     return Selection(
         values.reshape(*lead, width).movedim(-1, dim),
         indices.reshape(*lead, width).movedim(-1, dim),
@@ -87,88 +96,70 @@ def topk_mask(scores: Tensor, k: int | Tensor, *, dim: int = -1, valid: Tensor |
     return hard_topk(scores, k, dim=dim, valid=valid).mask
 
 
-@torch.library.custom_op("topk_lib::choose", mutates_args=())
-def _choose(flat: Tensor, per_row: Tensor, width: int, ok: Tensor | None) -> tuple[Tensor, Tensor]:
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether the tensor holds numbers that nothing traces: no compiler, transform, mode or subclass."""
+    if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
+        return False
+    return type(tensor) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_batchedtensor(tensor)
+
+
+torch.library.define(
+    "topk_lib::choose", "(Tensor flat, int width, Tensor? per_row, Tensor? ok) -> (Tensor, Tensor)"
+)
+
+
+def _choose(flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None) -> tuple[Tensor, Tensor]:
     """Indices (rows, width) in the order of position, -1 in spare slots, and mask (rows, n)."""
-    flat = flat.detach()
     if use_triton(flat.device):
         from topk_lib.kernels import hard as kernels
 
         if kernels.fits(flat.shape[1], width):
+            ks = torch.full((len(flat),), width, device=flat.device) if per_row is None else per_row
             flags = None if ok is None else ok.contiguous()
-            return kernels.hard_topk_rows(flat.contiguous(), per_row.int(), width, flags)[1:]
-    n = flat.shape[1]
-    if ok is None and 0 < width < n and bool((per_row == width).all()):
-        indices = _largest(flat, width)
-    else:
-        indices = _by_sorting(flat, per_row, width, ok)
-    # Spare slots point at a column n of their own, which is cut off again.
-    mask = torch.zeros(len(flat), n + 1, dtype=torch.bool, device=flat.device)
-    mask.scatter_(-1, indices.masked_fill(indices < 0, n), True)
-    return indices, mask[:, :n].contiguous()
+            return kernels.hard_topk_rows(flat.contiguous(), ks.int(), width, flags)[1:]
+    if flat.device.type != "cpu":
+        return _by_sorting(flat, width, per_row, ok)
+    scores = (flat if flat.dtype in (torch.float32, torch.float64) else flat.float()).numpy()
+    found = by_threshold(
+        scores, width, None if per_row is None else per_row.numpy(), None if ok is None else ok.numpy()
+    )
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
 
-@_choose.register_fake
-def _(flat: Tensor, per_row: Tensor, width: int, ok: Tensor | None) -> tuple[Tensor, Tensor]:
-    return flat.new_empty(flat.shape[0], width, dtype=torch.int64), torch.empty_like(flat, dtype=torch.bool)
+torch.library.impl("topk_lib::choose", "CompositeExplicitAutograd", _choose)
 
 
-@_choose.register_vmap
-def _(info: Any, dims: tuple[Any, ...], flat: Tensor, per_row: Tensor, width: int, ok: Tensor | None) -> Any:
-    flat, per_row, ok = fold_batch(info, (dims[0], dims[1], dims[3]), (flat, per_row, ok))
-    indices, mask = _choose(flat, per_row, width, ok)
+@torch.library.register_fake("topk_lib::choose")  # type: ignore[untyped-decorator]
+def _(flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None) -> tuple[Tensor, Tensor]:
+    mask = flat.new_empty(flat.shape, dtype=torch.bool)
+    return flat.new_empty(flat.shape[0], width, dtype=torch.int64), mask
+
+
+@torch.library.register_vmap("topk_lib::choose")  # type: ignore[untyped-decorator]
+def _(
+    info: Any, dims: tuple[Any, ...], flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None
+) -> Any:
+    flat, per_row, ok = fold_batch(info, (dims[0], dims[2], dims[3]), (flat, per_row, ok))
+    indices, mask = torch.ops.topk_lib.choose(flat, width, per_row, ok)
     split = (info.batch_size, -1)
     return (indices.unflatten(0, split), mask.unflatten(0, split)), (0, 0)
 
 
-def _by_sorting(flat: Tensor, per_row: Tensor, width: int, ok: Tensor | None) -> Tensor:
-    """Any k and mask: a stable sort, invalid entries moved to the end."""
+def _by_sorting(flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Any device and k: a stable sort, invalid entries moved to the end."""
     n = flat.shape[1]
     # NaN highest, -0.0 equal to +0.0
     ranked = (flat + 0.0).sort(dim=-1, descending=True, stable=True).indices
-    limit = per_row.unsqueeze(-1)
+    limit = torch.full((1, 1), width, device=flat.device) if per_row is None else per_row.unsqueeze(-1)
     if ok is not None:
         first_valid = (~ok.gather(-1, ranked)).sort(dim=-1, stable=True).indices
         ranked = ranked.gather(-1, first_valid)
         limit = torch.minimum(limit, ok.sum(-1, keepdim=True))
     used = torch.arange(width, device=flat.device) < limit
-    ranked = ranked[:, :width].masked_fill(~used, n).sort(dim=-1).values
-    return ranked.masked_fill(~used, -1)
-
-
-_BLOCK = 64
-
-
-def _largest(flat: Tensor, k: int) -> Tensor:
-    """The k largest of each row, 0 < k < n, in the order of position.
-
-    In a long row only the k blocks with the largest maxima are searched: an entry outside them
-    comes after k others, the maxima of those blocks.
-    """
-    rows, n = flat.shape
-    blocks = n // _BLOCK
-    if k * _BLOCK * 8 > n or k >= blocks:
-        return _threshold(flat, k)
-    body = flat[:, : blocks * _BLOCK].reshape(rows, blocks, _BLOCK)
-    best = _largest(body.amax(-1), k)  # (rows, k)
-    near = body.gather(1, best.unsqueeze(-1).expand(-1, -1, _BLOCK)).flatten(1)  # (rows, k * block)
-    tail = flat[:, blocks * _BLOCK :]
-    found = _threshold(torch.cat([near, tail], -1), k)
-    block = best.gather(-1, (found // _BLOCK).clamp(max=k - 1))
-    inside = block * _BLOCK + found % _BLOCK
-    return torch.where(found < k * _BLOCK, inside, found - k * _BLOCK + blocks * _BLOCK)
-
-
-def _threshold(flat: Tensor, k: int) -> Tensor:
-    """``torch.topk``, whose ties are in no order, put right where a tie straddles the k-th place."""
-    values, indices = flat.topk(k, dim=-1, sorted=False)
-    least = values.amin(-1, keepdim=True)  # NaN if one is chosen
-    crowded = (flat >= least).sum(-1) != k  # NaN counts for nothing here, so that it shows
-    if bool(crowded.any()):
-        rest = crowded.nonzero().flatten()
-        whole = torch.full((len(rest),), k, device=flat.device)
-        indices[rest] = _by_sorting(flat[rest], whole, k, None)
-    return indices.sort(dim=-1).values
+    indices = ranked[:, :width].masked_fill(~used, n).sort(dim=-1).values
+    # Spare slots point at a column n of their own, which is cut off again.
+    mask = torch.zeros(len(flat), n + 1, dtype=torch.bool, device=flat.device).scatter_(-1, indices, True)
+    return indices.masked_fill(indices == n, -1), mask[:, :n].contiguous()
 
 
 def _by_value(flat: Tensor, indices: Tensor) -> Tensor:
@@ -203,10 +194,10 @@ def _check(scores: Tensor, valid: Tensor | None, order: str) -> None:
         ) from None
 
 
-def _check_k(k: int | Tensor, rows: Tensor) -> tuple[int, Tensor]:
-    """Return the width of the result and one k per row, (rows,) int64."""
+def _check_k(k: int | Tensor, rows: Tensor) -> tuple[int, Tensor | None]:
+    """Return the width of the result and, where they may differ, one k per row, (rows,) int64."""
     n = rows.shape[-1]
-    count = rows.shape[:-1].numel()
+    per_row: Tensor | None
     if isinstance(k, Tensor):
         if k.dtype.is_floating_point or k.dtype.is_complex or k.dtype == torch.bool:
             raise TypeError(f"k must be an int or an integer tensor, got {k.dtype}")
@@ -217,8 +208,7 @@ def _check_k(k: int | Tensor, rows: Tensor) -> tuple[int, Tensor]:
         per_row = k.to(device=rows.device, dtype=torch.int64).reshape(-1)
         low, high = (int(per_row.min()), int(per_row.max())) if per_row.numel() else (0, 0)
     elif isinstance(k, int) and not isinstance(k, bool):
-        per_row = torch.full((count,), k, dtype=torch.int64, device=rows.device)
-        low = high = k
+        per_row, low, high = None, k, k
     else:
         raise TypeError(f"k must be an int or an integer tensor, got {type(k).__name__}")
     if low < 0 or high > n:

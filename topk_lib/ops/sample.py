@@ -108,7 +108,9 @@ def sample_topk(
     _check(logits, None, "position")
     width, per_row = _check_k(k, logits)
     n = logits.shape[-1]
-    if per_row.numel() and not _all_true(per_row if isinstance(k, Tensor) else k, per_row, lambda x: x >= 1):
+    if per_row is None:
+        per_row = torch.full((logits.shape[:-1].numel(),), width, device=logits.device)
+    if per_row.numel() and not _all_true(k, per_row, lambda x: x >= 1):
         raise ValueError(f"k must lie in 1..{n} (the length of a row), got {k}")
     temp = _per_row("temperature", temperature, logits)
     if not _all_true(temperature, temp, lambda x: (x > 0) & (x < torch.inf)):
@@ -172,7 +174,7 @@ def _(
 def _(info: Any, dims: tuple[Any, ...], flat: Tensor, per_row: Tensor, width: int, *rest: Any) -> Any:
     flat, per_row, *others = fold_batch(info, (*dims[:2], *dims[3:]), (flat, per_row, *rest))
     drawn: Tensor = _draw(flat, per_row, width, *others)
-    return drawn.unflatten(0, (info.batch_size, -1)), 0
+    return drawn.reshape(info.batch_size, -1), 0
 
 
 def _plackett_luce(logits: Tensor, indices: Tensor, mask: Tensor, possible: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from topk_lib.ops.backend import use_triton
 from topk_lib.ops.hard import _check, hard_topk
+from topk_lib.ops.soft_cpu import soft_backward, soft_forward
 
 __all__ = ["LINKS", "soft_topk", "soft_topk_threshold"]
 
@@ -119,36 +120,50 @@ def _solved(
     rows: Tensor, k: Tensor, temperature: Tensor, ok: Tensor | None, link: str
 ) -> tuple[Tensor, Tensor]:
     """Weights (..., n) and tau (..., 2), the sum of a coarse and a fine part, float32 or float64."""
-    rows = rows.detach()
+    rows, k, temperature = rows.detach(), k.detach(), temperature.detach()
+    flags = _flags(ok, rows)
     if _on_triton(rows):
         from topk_lib.kernels.soft import soft_topk_rows
 
-        flat, ks, temperatures = _flat(rows, k.detach(), temperature.detach())
-        weights, taus = soft_topk_rows(flat, ks, temperatures, _flags(ok, rows), link)
-        return weights.to(rows.dtype).reshape(rows.shape), taus.reshape(*rows.shape[:-1], 2)
-    tau = _solve(rows, k, temperature, ok, link)
-    weights = _weights(rows, k, tau, temperature, ok, link)
-    return weights.to(rows.dtype), torch.stack([tau, torch.zeros_like(tau)], -1)
+        flat, ks, temperatures = _flat(rows, k, temperature)
+        weights, taus = soft_topk_rows(flat, ks, temperatures, flags, link)
+    elif rows.device.type == "cpu":
+        flat, ks, temperatures = _on_cpu(rows, k, temperature)
+        solved = soft_forward(
+            flat.numpy(), ks.numpy(), temperatures.numpy(), None if flags is None else flags.numpy(), link
+        )
+        weights, taus = map(torch.from_numpy, solved)
+    else:
+        tau = _solve(rows, k, temperature, ok, link)
+        weights = _weights(rows, k, tau, temperature, ok, link)
+        taus = torch.stack([tau, torch.zeros_like(tau)], -1).to(_wide(rows))
+    return weights.to(rows.dtype).reshape(rows.shape), taus.reshape(*rows.shape[:-1], 2)
 
 
 @_solved.register_fake
 def _(rows: Tensor, k: Tensor, temperature: Tensor, ok: Tensor | None, link: str) -> tuple[Tensor, Tensor]:
-    dtype = _wide(rows) if _on_triton(rows) else torch.float64
-    return torch.empty_like(rows), rows.new_empty(*rows.shape[:-1], 2, dtype=dtype)
+    return rows.new_empty(rows.shape), rows.new_empty(*rows.shape[:-1], 2, dtype=_wide(rows))
 
 
 @torch.library.custom_op("topk_lib::soft_weights_backward", mutates_args=())
 def _fused_backward(
     rows: Tensor, taus: Tensor, temperature: Tensor, ok: Tensor | None, link: str, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``_backward`` computes for the weights alone, in one Triton kernel."""
-    from topk_lib.kernels.soft import soft_backward_rows
+    """What ``_backward`` computes for the weights alone, in one go."""
+    wide, flags = _wide(rows), _flags(ok, rows)
+    g = grad.reshape(-1, rows.shape[-1]).contiguous()
+    taus = taus.reshape(-1, 2).contiguous()
+    if _on_triton(rows):
+        from topk_lib.kernels.soft import soft_backward_rows
 
-    flat, t = _flat(rows, temperature)
-    g = grad.reshape(flat.shape).contiguous()
-    g_scores, g_k, g_t = soft_backward_rows(
-        flat, taus.reshape(-1, 2).contiguous(), t, _flags(ok, rows), link, g
-    )
+        flat, t = _flat(rows, temperature)
+        g_scores, g_k, g_t = soft_backward_rows(flat, taus, t, flags, link, g)
+    else:
+        flat, t = _on_cpu(rows, temperature)
+        arrays = (flat.numpy(), taus.numpy(), t.numpy(), None if flags is None else flags.numpy())
+        found = soft_backward(*arrays, link, g.to(wide).numpy())
+        g_scores, g_k, g_t = map(torch.from_numpy, found)
+        g_scores = g_scores.to(rows.dtype)
     shape = rows.shape[:-1]
     return g_scores.reshape(rows.shape), g_k.reshape(shape).double(), g_t.reshape(shape).double()
 
@@ -175,7 +190,8 @@ def _backward(ctx: Any, grad: Tensor | None, grad_taus: Tensor | None) -> tuple[
     All in differentiable steps, so that second derivatives work.
     """
     rows, taus, temperature, ok = ctx.saved_tensors
-    if grad_taus is None and grad is not None and _on_triton(rows) and not torch.is_grad_enabled():
+    fused = rows.shape[-1] > 0 and (_on_triton(rows) or rows.device.type == "cpu")
+    if grad_taus is None and grad is not None and fused and not torch.is_grad_enabled():
         return *_fused_backward(rows, taus, temperature, ok, ctx.link, grad), None, None
     wide = taus.dtype
     finite = taus.isfinite().all(-1, keepdim=True)
@@ -227,8 +243,13 @@ def _flat(rows: Tensor, *per_row: Tensor) -> list[Tensor]:
     return [flat, *(x.to(wide).reshape(-1).contiguous() for x in per_row)]
 
 
+def _on_cpu(rows: Tensor, *per_row: Tensor) -> list[Tensor]:
+    flat = rows.to(_wide(rows)).reshape(rows.shape[:-1].numel(), rows.shape[-1])
+    return [flat, *(x.double().reshape(-1) for x in per_row)]
+
+
 def _flags(ok: Tensor | None, rows: Tensor) -> Tensor | None:
-    return None if ok is None else ok.reshape(-1, rows.shape[-1]).contiguous()
+    return None if ok is None else ok.reshape(rows.shape[:-1].numel(), rows.shape[-1]).contiguous()
 
 
 def _prepare(
