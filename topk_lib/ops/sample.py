@@ -132,7 +132,6 @@ def _draw(
 ) -> Tensor:
     """One column of each row, (rows,) int64."""
     flat, column = flat.detach(), None
-    unfit = (flat.isnan() | (flat == torch.inf)).any(-1)
     if use_triton(flat.device):
         from topk_lib.kernels import sample as kernels
 
@@ -147,11 +146,14 @@ def _draw(
             )
             if column is not None:
                 drawn = column.gather(1, drawn.clamp(min=0)[:, None])[:, 0].where(drawn >= 0, -1)
-            return drawn.masked_fill(unfit, -1)
-    values, column, _ = hard_topk(flat, per_row, valid=flat > -torch.inf)
-    if not column.shape[1]:
-        return column.new_full(column.shape[:1], -1)
+            return drawn
+    if not flat.shape[1]:
+        return torch.full((len(flat),), -1, device=flat.device)
+    alike = bool((per_row == width).all())
+    values, column, _ = hard_topk(flat, width if alike else per_row)
     z = (values.double() / temperature[:, None]).masked_fill(column < 0, -torch.inf)
+    # NaN and +inf rank highest, so that they are among the k.
+    unfit = (values.isnan() | (values == torch.inf)).any(-1) | (z == -torch.inf).all(-1)
     p = z.softmax(-1)
     if top_p is not None:
         ranked, order = p.sort(dim=-1, descending=True, stable=True)
