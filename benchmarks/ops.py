@@ -245,6 +245,40 @@ def copy_bandwidth() -> float:
     return 2 * source.nbytes / float(np.median(times[3:]))
 
 
+def summary(shapes: dict[str, Any]) -> dict[str, Any]:
+    """How many times faster than the fastest peer that does the same work, by function."""
+    found: dict[str, Any] = {}
+    for ours in sorted({name for shape in shapes.values() for name in shape["ms"] if "topk_lib" in name}):
+        ratio: dict[str, dict[str, float]] = {"all": {}, "vocabulary": {}, "large": {}, "backward": {}}
+        for name, shape in shapes.items():
+            # torch.topk alone leaves the order of the text to be made
+            peers = [
+                ms[1] for peer, ms in shape["ms"].items() if "topk_lib" not in peer and peer != "torch.topk"
+            ]
+            if ours not in shape["ms"] or not peers:
+                continue
+            value = min(peers) / shape["ms"][ours][1]
+            rows, n = (int(x) for x in name.split("x")[:2])
+            groups = {"backward": name.endswith("+backward")}
+            if not groups["backward"]:
+                groups |= {"all": True, "vocabulary": n in (50257, 128256), "large": rows * n >= 1 << 16}
+            for group, inside in groups.items():
+                if inside:
+                    ratio[group][name] = value
+        found[ours.replace("topk_lib", "").strip() or "ours"] = {
+            group: {
+                "geometric_mean": round(float(np.exp(np.mean(np.log(list(values.values()))))), 3),
+                "least": round(min(values.values()), 3),
+                "least_at": min(values, key=lambda name: values[name]),
+                "shapes": len(values),
+                "slower": sum(value < 0.95 for value in values.values()),
+            }
+            for group, values in ratio.items()
+            if values
+        }
+    return found
+
+
 CASES = {"hard": hard_cases, "soft": soft_cases, "sample": sample_cases}
 
 
@@ -277,6 +311,7 @@ def main() -> None:
             if len(metrics["shapes"]) == 4:
                 return
             continue
+        metrics["summary"] = summary(metrics["shapes"])
         metrics["seconds"] = round(earlier + time.perf_counter() - begun, 1)
         records.write(
             "ops", options.operator, metrics=metrics, data={"source": "random normal scores, float32"},

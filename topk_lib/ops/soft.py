@@ -316,15 +316,17 @@ def _solve(rows: Tensor, k: Tensor, temperature: Tensor, ok: Tensor | None, link
         z = (clean - tau.unsqueeze(-1)) / inner
         excess = f(z).masked_fill(~live, 0).sum(-1) - left
         excess = torch.where(inside, excess, 0)
-        # 1e-13 of k is what summing in float64 can tell.
-        if not bool((excess.abs() > 1e-13 * k.clamp(min=1)).any()):
-            break
-        low, high = torch.where(excess > 0, tau, low), torch.where(excess < 0, tau, high)
         d = slope(z).masked_fill(~live, 0).sum(-1)
         newton = tau + excess * temperature / d
+        # What summing in float64, and float64 at tau, can tell.
+        done = excess.abs() <= 1e-13 * k.clamp(min=1)
+        done |= (newton - tau).abs() <= 1e-15 * torch.maximum(tau.abs(), temperature)
+        if bool(done.all()):
+            break
+        low, high = torch.where(excess > 0, tau, low), torch.where(excess < 0, tau, high)
         good = (newton > low) & (newton < high) & (excess.abs() < before / 2)
         before = excess.abs()
-        tau = torch.where(excess == 0, tau, torch.where(good, newton, (low + high) / 2))
+        tau = torch.where(done, tau, torch.where(good, newton, (low + high) / 2))
     tau = torch.where(inside, tau, torch.where(left >= count, -math.inf, math.inf))
     nan = s.isnan() if ok is None else s.isnan() & ok
     return tau.masked_fill(nan.any(-1), math.nan)
