@@ -108,6 +108,15 @@ def test_no_measured_number_is_typed() -> None:
         assert found <= QUOTED, f"{path.name}: {found - QUOTED} should come from a record"
 
 
+def test_the_tests_that_chapters_name_exist() -> None:
+    named = set()
+    for path in (ROOT / "notebooks").glob("*.md"):
+        named |= set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", path.read_text(encoding="utf-8")))
+    assert named
+    for file, test in sorted(named):
+        assert f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
+
+
 def test_records_have_every_field() -> None:
     paths = sorted((ROOT / "results").rglob("*.json"))
     assert paths

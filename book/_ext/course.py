@@ -64,7 +64,8 @@ _MENDED = (
     (re.compile(r"<style scoped>.*?</style>\s*", re.DOTALL), ""),  # pandas
     (re.compile(r'<table border="1" class="dataframe">'), '<table class="dataframe">'),
     (re.compile(r'<tr style="text-align: right;">\s*<th></th>'), "<tr><td></td>"),
-    (re.compile(r'<section id="(exercise|solution|proof)-content">'), "<section>"),  # sphinx-exercise
+    # sphinx-exercise, sphinx-proof: one id many times
+    (re.compile(r'<section( class="[\w-]+")? id="(exercise|solution|proof)-content">'), r"<section\1>"),
     (re.compile(r'(<div) role="list"( class="citation-list">)'), r"\1\2"),  # docutils
     (re.compile(r'(<div class="citation"[^>]*) role="[\w-]+"'), r"\1"),
 )

@@ -1,5 +1,57 @@
 """Instant checks of exercises: each says what is right, or what is wrong and how to see it."""
 
 from topk_lib.checks.finetuning import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.four_ways import (
+    check_cheaper,
+    check_encoder_flops,
+    check_expert_choice,
+    check_left_out,
+    check_sampling_probabilities,
+)
+from topk_lib.checks.gpu import check_bytes, check_limit, check_mask_kernel
+from topk_lib.checks.hard_topk import (
+    check_best_block,
+    check_key_to_float,
+    check_never_nan,
+    check_rows_mask,
+    check_tie_mask,
+)
+from topk_lib.checks.mathematics import (
+    check_exp_threshold,
+    check_soft_gradient,
+    check_two_token_jacobian,
+    check_weight_gradient,
+)
+from topk_lib.checks.soft import (
+    check_clip_threshold,
+    check_softmax_limit,
+    check_straight_through,
+    check_threshold_search,
+)
 
-__all__ = ["check_f1", "check_middle_scores", "check_recall_accuracy"]
+__all__ = [
+    "check_best_block",
+    "check_bytes",
+    "check_cheaper",
+    "check_clip_threshold",
+    "check_encoder_flops",
+    "check_exp_threshold",
+    "check_expert_choice",
+    "check_f1",
+    "check_key_to_float",
+    "check_left_out",
+    "check_limit",
+    "check_mask_kernel",
+    "check_middle_scores",
+    "check_never_nan",
+    "check_recall_accuracy",
+    "check_rows_mask",
+    "check_sampling_probabilities",
+    "check_soft_gradient",
+    "check_softmax_limit",
+    "check_straight_through",
+    "check_threshold_search",
+    "check_tie_mask",
+    "check_two_token_jacobian",
+    "check_weight_gradient",
+]

@@ -85,7 +85,7 @@ def check_mask_kernel(kernel: Any) -> str:
                 "the first of them, as many as there is room for: tl.cumsum(equal) <= k - count(greater)."
             )
         if name == "tied" and int(got.sum()) < k:
-            return f"Almost: only {int(got.sum())} of k = {k} are chosen: some that equal the edge belong too."
+            return f"Almost: only {int(got.sum())} of {k} are chosen: some that equal the edge belong too."
         if name == "tied":
             return "Almost: as many as there should be, but of those tied at the edge the first count."
         if name == "short":

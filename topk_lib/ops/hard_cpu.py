@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 __all__ = ["by_threshold", "in_pieces", "kth_largest"]
 
 _BLOCK = 64
-_LONG, _MANY = 16384, 1 << 17  # entries of a row, and of all rows, from which on blocks pay
+_MANY = 1 << 17  # entries from which on blocks pay
 _PIECE = 1 << 16  # entries that one thread takes at a time: their work space stays in its cache
 
 Floats = NDArray[np.floating]
@@ -48,7 +48,7 @@ def by_threshold(
     if rows == 0 or n == 0:
         indices.fill(-1)
         return indices, mask
-    if ks is None and valid is None and rows * n >= _MANY and width * _BLOCK * 4 <= n >= _LONG:
+    if ks is None and valid is None and rows * n >= _MANY and width * _BLOCK * 8 <= n:
         _choose_in_blocks(scores, width, indices, mask)
         return indices, mask
 

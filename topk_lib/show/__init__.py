@@ -1,7 +1,37 @@
 """Pictures and coloured text for the chapters."""
 
+from topk_lib.show.budget import CHOICES, SIZES, Cost, cost, cost_change, cost_of_choice
 from topk_lib.show.explore import Explorer, explore
 from topk_lib.show.figures import accuracy_by_k, style, token_weights
+from topk_lib.show.hard import bits_deciding, counted_work
+from topk_lib.show.relaxation import curves, jacobian, threshold_curve
+from topk_lib.show.roofline import CARDS, bytes_moved, share_of_bandwidth, time_limits
+from topk_lib.show.routing import routing_choices
 from topk_lib.show.text import kept_text
+from topk_lib.show.threshold import threshold_crossing
 
-__all__ = ["Explorer", "accuracy_by_k", "explore", "kept_text", "style", "token_weights"]
+__all__ = [
+    "CARDS",
+    "CHOICES",
+    "SIZES",
+    "Cost",
+    "Explorer",
+    "accuracy_by_k",
+    "bits_deciding",
+    "bytes_moved",
+    "cost",
+    "cost_change",
+    "cost_of_choice",
+    "counted_work",
+    "curves",
+    "explore",
+    "jacobian",
+    "kept_text",
+    "routing_choices",
+    "share_of_bandwidth",
+    "style",
+    "threshold_crossing",
+    "threshold_curve",
+    "time_limits",
+    "token_weights",
+]

@@ -1,0 +1,26 @@
+"""The picture of token choice and expert choice."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from topk_lib import hard_topk, show
+
+
+def test_loads_and_the_token_left_out() -> None:
+    scores = torch.tensor([[0.6, 0.4], [0.9, 0.1], [0.8, 0.2]])
+    by_token, by_expert = hard_topk(scores, 1, dim=1).mask, hard_topk(scores, 1, dim=0).mask
+    left, right = show.routing_choices(["the", "film", "shines"], scores, by_token, by_expert).axes
+    assert [t.get_text() for t in left.get_xticklabels()] == ["A\n3", "B\n0"]
+    assert [t.get_text() for t in right.get_xticklabels()] == ["A\n1", "B\n1"]
+    assert [t.get_text() for t in left.get_yticklabels()] == ["the", "film", "shines"]
+    assert [t.get_text() for t in right.get_yticklabels()] == ["the", "film", "! shines"]
+
+
+def test_shapes_must_fit() -> None:
+    scores, mask = torch.rand(3, 2), torch.ones(3, 2).bool()
+    with pytest.raises(ValueError, match=r"by_expert must have the shape of scores \(3, 2\), got \(2, 3\)"):
+        show.routing_choices(["a", "b", "c"], scores, mask, mask.T)
+    with pytest.raises(ValueError, match="tokens must have one label a row of scores, 3; got 1"):
+        show.routing_choices(["a"], scores, mask, mask)

@@ -1,0 +1,60 @@
+"""Who takes whom: one matrix of scores, read along its rows and along its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from topk_lib.show.figures import style
+
+__all__ = ["routing_choices"]
+
+
+def routing_choices(tokens: Sequence[str], scores: Tensor, by_token: Tensor, by_expert: Tensor) -> Figure:
+    """Draw a (tokens, experts) matrix twice, once for each way to read it.
+
+    A darker cell is a higher score, a dot a chosen cell; the number under a column is how many
+    tokens that expert takes, and a token that nobody takes is marked and named in orange.
+
+    Args:
+        tokens: n labels.
+        scores: (n, experts) in [0, 1].
+        by_token: (n, experts) bool, what token choice chose.
+        by_expert: (n, experts) bool, what expert choice chose.
+
+    Raises:
+        ValueError: a shape that does not fit.
+    """
+    for name, mask in {"by_token": by_token, "by_expert": by_expert}.items():
+        if mask.shape != scores.shape:
+            raise ValueError(
+                f"{name} must have the shape of scores {tuple(scores.shape)}, got {tuple(mask.shape)}"
+            )
+    if len(tokens) != len(scores):
+        raise ValueError(f"tokens must have one label a row of scores, {len(scores)}; got {len(tokens)}")
+    style()
+    figure: Figure
+    figure, panels = plt.subplots(1, 2, figsize=(5.2, 0.36 * len(tokens) + 1.5))
+    for axes, mask, title in zip(
+        panels, (by_token, by_expert), ("token choice", "expert choice"), strict=True
+    ):
+        axes.imshow(scores.numpy(), cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+        rows, columns = mask.nonzero(as_tuple=True)
+        axes.plot(columns, rows, "o", color="#1a1a1a", markersize=8)
+        alone = (~mask.any(-1)).tolist()
+        labels = [f"! {token}" if out else token for token, out in zip(tokens, alone, strict=True)]
+        axes.set_yticks(range(len(tokens)), labels)
+        for label, out in zip(axes.get_yticklabels(), alone, strict=True):
+            if out:
+                label.set(color="#A34700", fontweight="bold")
+        loads = mask.sum(0).tolist()
+        axes.set_xticks(range(len(loads)), [f"{chr(65 + e)}\n{load}" for e, load in enumerate(loads)])
+        axes.grid(False)
+        axes.tick_params(length=0)
+        axes.set_title(title, fontsize=12)
+        axes.set_xlabel("expert, tokens it takes", fontsize=11)
+    plt.close(figure)
+    return figure
