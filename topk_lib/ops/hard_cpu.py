@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 __all__ = ["by_threshold", "in_pieces", "kth_largest"]
 
-_BLOCK = 64
-_MANY = 1 << 17  # entries from which on blocks pay
-_PIECE = 1 << 16  # entries that one thread takes at a time: their work space stays in its cache
+_GROUPS = 16  # groups for each of the k
+_PIECE = 1 << 19  # entries that one thread takes at a time: few enough for its cache, many for its while
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
@@ -47,9 +46,6 @@ def by_threshold(
     mask: Bools = np.empty((rows, n), dtype=np.bool_)
     if rows == 0 or n == 0:
         indices.fill(-1)
-        return indices, mask
-    if ks is None and valid is None and rows * n >= _MANY and width * _BLOCK * 8 <= n:
-        _choose_in_blocks(scores, width, indices, mask)
         return indices, mask
 
     def piece(part: slice) -> None:
@@ -88,62 +84,83 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="topk_lib")
 
 
-def _choose_in_blocks(x: Floats, k: int, indices: Ints, mask: Bools) -> None:
-    """Search only the k blocks of a row with the largest maxima, and the entries after the last block.
-
-    An entry of another block comes after k others, the maxima of those blocks.
-    """
-    rows, n = x.shape
-    blocks = n // _BLOCK
-    body = torch.from_numpy(x)[:, : blocks * _BLOCK].view(rows, blocks, _BLOCK)
-    best, _ = by_threshold(body.amax(-1).numpy(), k)  # (rows, k)
-    row = np.arange(rows)[:, None]
-    near = body.numpy()[row, best].reshape(rows, k * _BLOCK)
-    found, _ = by_threshold(np.concatenate([near, x[:, blocks * _BLOCK :]], axis=-1), k)
-    # Entries of the tail stand behind k blocks there, behind all blocks in the row.
-    shift = np.concatenate([best - np.arange(k), np.full((rows, 1), blocks - k)], axis=-1)
-    block = np.minimum(found // _BLOCK, k)
-    np.add(found, _BLOCK * np.take_along_axis(shift, block, axis=-1), out=indices)
-    mask.fill(False)
-    mask[row, indices] = True
-
-
 def _choose(x: Floats, width: int, ks: Ints | None, valid: Bools | None, indices: Ints, mask: Bools) -> None:
     rows, n = x.shape
     limit: Ints | None = ks
     if valid is not None:
         x = np.where(valid, x, -np.inf)
         limit = np.minimum(width if ks is None else ks, np.count_nonzero(valid, axis=-1))
-    # (rows, 1): the k-th largest, or the largest where k is 0
     if limit is None:
-        place = n - max(width, 1)
-        edge = np.partition(x, place, axis=-1)[:, place, None]
         total: Ints | int = width
-    else:
-        edge = kth_largest(x, np.maximum(limit, 1))
-        total = limit
-    np.less(x, edge, out=mask)
-    np.logical_not(mask, out=mask)  # NaN is not less
-    if valid is not None:
-        mask &= valid
-    if limit is None:
-        where = mask.reshape(-1).nonzero()[0]
-        # Every row has its k or more, so that none has more where the total is right.
-        if len(where) == rows * width:
-            np.subtract(where.reshape(rows, width), np.arange(0, rows * n, n)[:, None], out=indices)
+        if 0 < width * _GROUPS * 4 <= n and _choose_few(x, width, indices, mask):
             return
+        place = n - max(width, 1)  # the k-th largest, or the largest where k is 0
+        edge = np.partition(x, place, axis=-1)[:, place, None]
+        if _write(_reaching(x, edge, mask), rows, n, indices):
+            return
+    else:
+        total = limit
+        edge = kth_largest(x, np.maximum(limit, 1))
+        _reaching(x, edge, mask)
+        if valid is not None:
+            mask &= valid
     crowded = (np.count_nonzero(mask, axis=-1) != total).nonzero()[0]
     if len(crowded):
         part = None if valid is None else valid[crowded]
-        mask[crowded] = _settle(
-            x[crowded], edge[crowded], part, limit[crowded] if limit is not None else width
-        )
+        room = limit[crowded] if limit is not None else width
+        mask[crowded] = _settle(x[crowded], edge[crowded], part, room)
     row, column = mask.nonzero()
     if limit is None:
         indices[:] = column.reshape(rows, width)
         return
     indices.fill(-1)
     indices[row, np.arange(len(row)) - (limit.cumsum() - limit)[row]] = column
+
+
+def _choose_few(x: Floats, k: int, indices: Ints, mask: Bools) -> bool:
+    """Where k is small: the k-th largest maximum of groups of entries is a floor that few reach.
+
+    At least k entries reach it, the maxima of k groups; among those that do are the k largest.
+
+    Returns:
+        False where a tie at the edge asks for the general way.
+    """
+    rows, n = x.shape
+    groups = k * _GROUPS
+    size = n // groups
+    # Entry i belongs to group i mod groups, so that whole vectors are compared.
+    best = x[:, : size * groups].reshape(rows, size, groups).max(axis=1)
+    rest = n - size * groups
+    np.maximum(best[:, :rest], x[:, size * groups :], out=best[:, :rest])
+    floor = np.partition(best, groups - k, axis=-1)[:, groups - k, None]
+    where = _reaching(x, floor, mask)
+    if _write(where, rows, n, indices):
+        return True
+    row = where // n
+    counts = np.bincount(row, minlength=rows)
+    reached = x.reshape(-1)[where]
+    wide = int(counts.max())
+    table = np.full((rows, wide), -np.inf, x.dtype)
+    table[row, np.arange(len(row)) - (counts.cumsum() - counts)[row]] = reached
+    edge = np.partition(table, wide - k, axis=-1)[:, wide - k]
+    keep = ~(reached < edge[row])
+    mask.reshape(-1)[where[~keep]] = False
+    return _write(where[keep], rows, n, indices)
+
+
+def _reaching(x: Floats, floor: Floats, mask: Bools) -> Ints:
+    """Mark the entries not below the floor of their row, NaN among them; their places, row after row."""
+    np.less(x, floor, out=mask)
+    np.logical_not(mask, out=mask)
+    return mask.reshape(-1).nonzero()[0]
+
+
+def _write(where: Ints, rows: int, n: int, indices: Ints) -> bool:
+    """Write the chosen places, if there are k a row (there are never fewer, so that the sum tells)."""
+    if len(where) != indices.size:
+        return False
+    np.subtract(where.reshape(indices.shape), np.arange(0, rows * n, n)[:, None], out=indices)
+    return True
 
 
 def _settle(x: Floats, edge: Floats, valid: Bools | None, limit: Ints | int) -> Bools:
