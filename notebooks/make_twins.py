@@ -34,7 +34,7 @@ def install_cell() -> str:
         'if importlib.util.find_spec("topk_lib") is None:\n'
         f"    !git clone --quiet --depth 1 {url[1]}\n"
         f"    %cd {url[1].rsplit('/', 1)[1]}\n"
-        '    %pip install --quiet --editable ".[offline]"'
+        '    %pip install --quiet --editable ".[offline,gpu]"'
     )
 
 

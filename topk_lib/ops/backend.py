@@ -37,9 +37,9 @@ def use_triton(device: torch.device) -> bool:
         ValueError: ``TOPK_BACKEND`` is neither "torch", "triton" nor "auto".
         RuntimeError: it is "triton" where Triton cannot run.
     """
-    named = os.environ.get("TOPK_BACKEND", "auto")
-    if named == "auto":
+    if "TOPK_BACKEND" not in os.environ:
         return device.type == "cuda" and _has_triton()
+    named = os.environ["TOPK_BACKEND"]
     if named not in ("auto", "torch", "triton"):
         raise ValueError(f'TOPK_BACKEND must be "auto", "torch" or "triton", got {named!r}')
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
@@ -49,4 +49,4 @@ def use_triton(device: torch.device) -> bool:
             "TOPK_BACKEND=triton needs a CUDA tensor and the triton package; on a CPU set "
             "TRITON_INTERPRET=1 before Python starts"
         )
-    return named == "triton"
+    return named == "triton" or (named == "auto" and able and device.type == "cuda")

@@ -72,7 +72,9 @@ def hard_topk(
     if valid is not None:
         ok = valid.expand_as(scores).movedim(dim, -1).reshape(flat.shape)
     # The bare code where it may run: an op's dispatch costs more than choosing from a short row.
-    choose = _choose if not use_triton(flat.device) and _is_plain(flat) else torch.ops.topk_lib.choose.default
+    choose: Any = torch.ops.topk_lib.choose.default
+    if flat.device.type == "cpu" and _is_plain(flat) and not use_triton(flat.device):
+        choose = _choose_on_cpu
     indices, mask = choose(flat.detach(), width, per_row, ok)
     if order == "value":
         indices = _by_value(flat, indices)
@@ -117,8 +119,12 @@ def _choose(flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None)
             ks = torch.full((len(flat),), width, device=flat.device) if per_row is None else per_row
             flags = None if ok is None else ok.contiguous()
             return kernels.hard_topk_rows(flat.contiguous(), ks.int(), width, flags)[1:]
-    if flat.device.type != "cpu":
-        return _by_sorting(flat, width, per_row, ok)
+    return (_choose_on_cpu if flat.device.type == "cpu" else _by_sorting)(flat, width, per_row, ok)
+
+
+def _choose_on_cpu(
+    flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None
+) -> tuple[Tensor, Tensor]:
     scores = (flat if flat.dtype in (torch.float32, torch.float64) else flat.float()).numpy()
     found = by_threshold(
         scores, width, None if per_row is None else per_row.numpy(), None if ok is None else ok.numpy()
