@@ -3,7 +3,8 @@
     python benchmarks/ops.py hard          also: soft, sample
     python benchmarks/ops.py hard --quick  a few small shapes, no record
 
-Every shape's functions take turns, so that what else the machine does falls on all of them alike.
+Every shape's functions take turns, in a new order each round, so that what else the machine does
+falls on all of them alike.
 The record is written after each shape; the same command goes on with the shapes that it lacks.
 Times are milliseconds: the 20th, 50th and 80th percentile. Peak memory is what a call allocates
 beyond its inputs. "Share" is the bytes that must move (scores read once, results written once)
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
+import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -189,9 +191,12 @@ def measure(case: Case) -> dict[str, Any]:
     # What takes over a second is timed three times.
     rounds = int(np.clip(SECONDS / max(sum(first.values()), 1e-6), 3, 300))
     times: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
     for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(_time(call))
+        # Who comes after a peer that empties the cache must not always be the same.
+        random.shuffle(order)
+        for name in order:
+            times[name].append(_time(calls[name]))
     for name, taken in times.items():
         found["ms"][name] = [round(float(x), 5) for x in 1e3 * np.percentile(taken, (20, 50, 80))]
     return found
@@ -288,6 +293,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few small shapes, no record")
     options = parser.parse_args()
     torch.manual_seed(0)
+    random.seed(0)
     begun = time.perf_counter()
     try:
         record = records.load("ops", options.operator)

@@ -126,10 +126,10 @@ def _choose_on_cpu(
     flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     scores = (flat if flat.dtype in (torch.float32, torch.float64) else flat.float()).numpy()
-    found = by_threshold(
+    indices, mask = by_threshold(
         scores, width, None if per_row is None else per_row.numpy(), None if ok is None else ok.numpy()
     )
-    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+    return torch.from_numpy(indices), torch.from_numpy(mask)
 
 
 torch.library.impl("topk_lib::choose", "CompositeExplicitAutograd", _choose)

@@ -174,9 +174,13 @@ def _newton(
         delta = np.where(near, delta, np.where(good, newton, (low + high) / 2))
     excess = np.where(solve, np.add.reduce(out, axis=-1, dtype=np.float64) - k, 0)
     newton = delta + excess / slope
-    delta = np.where((newton > low) & (newton < high), newton, delta)
-    step(delta, out)
-    return delta
+    last = np.where((newton > low) & (newton < high), newton, delta)
+    step(last, out)
+    worse = np.abs(np.vecdot(out, ones) - k) > np.maximum(np.abs(excess), 10 * eps * k)
+    if (worse & solve).any():  # over a kink of the link
+        last = np.where(worse & solve, delta, last)
+        step(last, out)
+    return last
 
 
 def _count(mask: Bools) -> Floats:
