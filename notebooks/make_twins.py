@@ -41,11 +41,12 @@ def install_cell() -> str:
 class Twin:
     """Turns one chapter's MyST roles and directives into Markdown that any notebook shows."""
 
-    def __init__(self, chapter: str) -> None:
-        """Number the labels as the book does: equations, exercises, propositions by page."""
+    def __init__(self, chapter: str, number: int) -> None:
+        """Number equations, exercises and propositions as the book does, by chapter."""
+        self.number = number
         self.numbers: dict[str, str] = {}
         for n, found in enumerate(EQUATION.finditer(chapter), 1):
-            self.numbers[found[2]] = str(n)
+            self.numbers[found[2]] = f"{number}.{n}"
         counts: dict[str, int] = {}
         kind = ""
         for line in chapter.splitlines():
@@ -53,7 +54,7 @@ class Twin:
                 kind = fence[2].removeprefix("prf:")
                 counts[kind] = counts.get(kind, 0) + 1
             elif label := re.match(r":label: *([\w-]+)", line):
-                self.numbers[label[1]] = f"{kind.capitalize()} {counts[kind]}"
+                self.numbers[label[1]] = f"{kind.capitalize()} {number}.{counts[kind]}"
         self.counts: dict[str, int] = {}
 
     def plain(self, markdown: str) -> str:
@@ -90,7 +91,7 @@ class Twin:
         label = "" if kind in ("admonition", "figure") else kind.capitalize()
         if kind in COUNTED:
             self.counts[kind] = self.counts.get(kind, 0) + 1
-            label += f" {self.counts[kind]}"
+            label += f" {self.number}.{self.counts[kind]}"
         heading = ": ".join(part for part in (label, title) if part)
         return [f"**{heading}**", ""], ""
 
@@ -122,7 +123,7 @@ def bibliography() -> Any:
 
 def twin(source: Path) -> str:
     notebook = jupytext.read(source)
-    page = Twin(source.read_text(encoding="utf-8"))
+    page = Twin(source.read_text(encoding="utf-8"), int(source.name[:2]))
     notebook.cells.insert(0, nbformat.v4.new_code_cell(install_cell()))
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:03d}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Locator, Page
 
 from topk_lib import records
@@ -193,6 +195,22 @@ def test_the_colab_button_opens_the_twin(book: Path, pages: list[str], site: str
             target = links.first.get_attribute("href") or ""
             assert target.endswith(f"/blob/main/{name.removesuffix('.html')}.ipynb"), target
             assert (book.parents[2] / name).with_suffix(".ipynb").is_file()
+
+
+def test_page_and_twin_number_alike(book: Path, pages: list[str]) -> None:
+    for name in (name for name in pages if name.startswith("notebooks/")):
+        text = BeautifulSoup((book / name).read_text(encoding="utf-8"), "html.parser").get_text()
+        twin = "".join(
+            "".join(cell["source"])
+            for cell in json.loads((book.parents[2] / name).with_suffix(".ipynb").read_text())["cells"]
+        )
+        equations = re.findall(r"\\tag\{([\d.]+)\}", twin)
+        labelled = re.findall(r"\*\*((?:Exercise|Proposition) [\d.]+)", twin)
+        assert equations, name
+        for number in equations:
+            assert f"({number})" in text, f"{name}: equation {number}"
+        for label in labelled:
+            assert label in text, f"{name}: {label}"
 
 
 def test_weights(book: Path, pages: list[str]) -> None:
