@@ -36,6 +36,18 @@ def cache_key(source: str) -> str:
     return digest.hexdigest()
 
 
+def keep_or_drop_cache(key: str) -> None:
+    """Drop outputs that were made under another key.
+
+    The new key is written before anything runs: a build that is broken off leaves outputs of its own.
+    """
+    key_file = BUILD / "cache.key"
+    if not key_file.is_file() or key_file.read_text() != key:
+        shutil.rmtree(BUILD / ".jupyter_cache", ignore_errors=True)
+        BUILD.mkdir(parents=True, exist_ok=True)
+        key_file.write_text(key)
+
+
 def main() -> int:
     source = source_of(load_reviews(split="test"))
     # Every notebook takes what was found now, without asking the hub again.
@@ -43,9 +55,7 @@ def main() -> int:
         os.environ["TOPK_IMDB"] = "embedded"
     os.environ["TOPK_BOOK_SOURCE"] = source
     os.environ["TOPK_STATIC"] = "1"
-    key, key_file = cache_key(source), BUILD / "cache.key"
-    if not key_file.is_file() or key_file.read_text() != key:
-        shutil.rmtree(BUILD / ".jupyter_cache", ignore_errors=True)
+    keep_or_drop_cache(cache_key(source))
     shutil.rmtree(BUILD / "html", ignore_errors=True)
     code = subprocess.call(
         [
@@ -59,7 +69,6 @@ def main() -> int:
     if code:
         print("the book was not built: see the warnings above", file=sys.stderr)
         return code
-    key_file.write_text(key)
     (BUILD / "html" / "index.html").write_text(_INDEX, encoding="utf-8")
     print(f"the book, with outputs on {source}, 0 warnings: {BUILD / 'html' / 'index.html'}")
     return 0

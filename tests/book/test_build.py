@@ -44,6 +44,26 @@ def test_the_cache_key_covers_package_records_constraints_and_source(
     assert len(keys) == 5
 
 
+def test_a_broken_off_build_leaves_no_outputs_for_another_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = build_module()
+    monkeypatch.setattr(build, "BUILD", tmp_path)
+    output = tmp_path / ".jupyter_cache" / "output"
+
+    def outputs_left(key: str) -> bool:
+        build.keep_or_drop_cache(key)
+        left = output.is_file()
+        output.parent.mkdir(exist_ok=True)  # the build runs notebooks, then breaks off
+        output.write_text(key)
+        return left
+
+    assert not outputs_left("imdb")
+    assert outputs_left("imdb")
+    assert not outputs_left("embedded")
+    assert not outputs_left("imdb")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "complaint"),
