@@ -27,7 +27,7 @@ from topk_lib.kernels import hard, sample, soft
 
 CARDS = {"T4": 75, "A100": 80, "H200": 90}
 BLOCKS = (256, 512, 2048, 8192, 16384)
-_NUMBERS = {"rows", "n", "width", "score_stride", "valid_stride", "grad_stride", "stride"}
+_NUMBERS = {"rows", "n", "width", "score_stride", "valid_stride", "grad_stride", "stride", "chunks", "chunk"}
 _POINTERS = {"valid": "*i1", "out_mask": "*i1", "out_indices": "*i64", "out": "*i64", "uniforms": "*fp64"}
 
 

@@ -57,12 +57,16 @@ def test_hard_kernel_is_the_definition(dtype: torch.dtype, masked: bool, n: int)
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("triton_backend")
-@pytest.mark.parametrize("k", [1, 70, 9000])
-def test_long_rows_in_two_stages(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("k", "masked"), [(1, False), (70, False), (70, True), (9000, False)])
+def test_long_rows_in_two_stages(k: int, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = torch.randint(0, 3000, (2, 40_000)).float().to(DEVICE)
-    got = hard_topk(scores, k)
+    valid = torch.ones(2, 40_000, dtype=torch.bool, device=DEVICE)
+    valid[0, 60:] = not masked  # fewer than k
+    valid[1, ::3] = not masked
+    ks = torch.tensor([k, max(k - 3, 0)], device=DEVICE)
+    got = hard_topk(scores, ks, valid=valid)
     monkeypatch.setenv("TOPK_BACKEND", "torch")
-    expected = hard_topk(scores, torch.tensor([k, k]))
+    expected = hard_topk(scores, ks, valid=valid)
     for a, b in zip(got, expected, strict=True):
         assert torch.equal(a, b)
 

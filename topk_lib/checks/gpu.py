@@ -32,7 +32,7 @@ def check_limit(answer: str) -> str:
     if text.startswith(("arith", "comput")):
         return (
             "Right: 90 operations a score take 1.5 picoseconds, its 4 bytes 1.33. "
-            "Stopping as soon as a row is settled turns it round."
+            "With 26 steps it would be the other way round."
         )
     if text.startswith(("mem", "band")):
         return "Not yet: 90 operations at 60e12 a second take 1.5 picoseconds. And 4 bytes at 3e12 a second?"

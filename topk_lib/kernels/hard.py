@@ -62,21 +62,23 @@ def _kth_key(key, k, BITS: tl.constexpr):  # type: ignore[no-untyped-def]
 @triton.jit
 def _hard_kernel(  # type: ignore[no-untyped-def]
     scores, valid, ks, out_values, out_indices, out_mask,
-    rows, n, width, score_stride, valid_stride,
+    rows, n, width, score_stride, valid_stride, chunks, chunk,
     HAS_VALID: tl.constexpr, WRITE_MASK: tl.constexpr, WIDE: tl.constexpr, DROP: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    # A row is one chunk of a row of the scores, or all of it.
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
-    column = tl.arange(0, BLOCK)  # (BLOCK,)
-    inside = (row < rows)[:, None] & (column < n)[None, :]  # (ROWS, BLOCK)
-    x = tl.load(scores + row[:, None] * score_stride + column[None, :], mask=inside, other=0.0)
+    whole = row // chunks
+    column = ((row % chunks) * chunk)[:, None] + tl.arange(0, BLOCK)[None, :]  # (ROWS, BLOCK)
+    inside = (row < rows)[:, None] & (tl.arange(0, BLOCK) < chunk)[None, :] & (column < n)
+    x = tl.load(scores + whole[:, None] * score_stride + column, mask=inside, other=0.0)
     ok = inside
     if HAS_VALID:
-        flag = tl.load(valid + row[:, None] * valid_stride + column[None, :], mask=inside, other=0)
+        flag = tl.load(valid + whole[:, None] * valid_stride + column, mask=inside, other=0)
         ok = inside & (flag != 0)
     key = _keys(x, ok, WIDE, DROP)  # (ROWS, BLOCK)
-    k = tl.load(ks + row, mask=row < rows, other=0)  # (ROWS,)
-    k = tl.minimum(k, tl.sum(ok.to(tl.int32), axis=1))
+    k = tl.load(ks + whole, mask=row < rows, other=0)  # (ROWS,)
+    k = tl.minimum(tl.minimum(k, width), tl.sum(ok.to(tl.int32), axis=1))
 
     threshold = _kth_key(key, k, BITS=(64 if WIDE else 32) - DROP)
     greater = key > threshold[:, None]
@@ -85,10 +87,10 @@ def _hard_kernel(  # type: ignore[no-untyped-def]
     chosen = greater | (equal & (tl.cumsum(equal.to(tl.int32), axis=1) <= spare[:, None]))
     slot = tl.cumsum(chosen.to(tl.int32), axis=1) - 1
     target = row[:, None] * width + slot
-    tl.store(out_indices + target, tl.broadcast_to(column[None, :], (ROWS, BLOCK)).to(tl.int64), mask=chosen)
+    tl.store(out_indices + target, column.to(tl.int64), mask=chosen)
     tl.store(out_values + target, x, mask=chosen)
     if WRITE_MASK:
-        tl.store(out_mask + row[:, None] * n + column[None, :], chosen, mask=inside)
+        tl.store(out_mask + whole[:, None] * n + column, chosen, mask=inside)
     place = tl.arange(0, BLOCK_K)
     empty = (row < rows)[:, None] & (place < width)[None, :] & (place[None, :] >= k[:, None])
     rest = row[:, None] * width + place[None, :]
@@ -123,19 +125,23 @@ def hard_topk_rows(
 
 
 def _one_pass(
-    scores: Tensor, ks: Tensor, width: int, valid: Tensor | None, want_mask: bool
+    scores: Tensor, ks: Tensor, width: int, valid: Tensor | None, want_mask: bool, chunk: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, n = scores.shape
+    """One row a program or, with ``chunk``, one chunk of so many columns: its results are rows then."""
+    n = scores.shape[1]
+    chunk = n if chunk is None else chunk
+    chunks = triton.cdiv(n, chunk) if n else 1
+    rows = scores.shape[0] * chunks
     values = scores.new_empty(rows, width)
     indices = scores.new_empty(rows, width, dtype=torch.int64)
     mask = scores.new_empty(rows, n if want_mask else 0, dtype=torch.bool)
     if rows == 0 or n == 0:
         return values.fill_(0), indices.fill_(-1), mask
-    block = max(triton.next_power_of_2(n), 16)
+    block = max(triton.next_power_of_2(chunk), 16)
     per_program = max(1, 1024 // block)
     _hard_kernel[(triton.cdiv(rows, per_program),)](
         scores, scores if valid is None else valid, ks, values, indices, mask,
-        rows, n, width, scores.stride(0), 0 if valid is None else valid.stride(0),
+        rows, n, width, scores.stride(0), 0 if valid is None else valid.stride(0), chunks, chunk,
         HAS_VALID=valid is not None, WRITE_MASK=want_mask,
         WIDE=scores.dtype == torch.float64, DROP=_DROP.get(scores.dtype, 0),
         ROWS=per_program, BLOCK=block, BLOCK_K=max(triton.next_power_of_2(width), 16),
@@ -149,18 +155,9 @@ def _in_chunks(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Exact top-k of each chunk, then of the candidates, which stand in the order of position."""
     rows, n = scores.shape
-    chunks = triton.cdiv(n, _CHUNK)
-    keep = min(width, _CHUNK)
-    padded = torch.nn.functional.pad(scores, (0, chunks * _CHUNK - n))
-    real = torch.ones_like(scores, dtype=torch.bool) if valid is None else valid
-    real = torch.nn.functional.pad(real, (0, chunks * _CHUNK - n))
-    pieces = (rows * chunks, _CHUNK)
-    inner = ks.clamp(max=keep).repeat_interleave(chunks)
-    values, indices, _ = _one_pass(padded.view(pieces), inner, keep, real.view(pieces), False)
-    # (rows, chunks * keep); -1 marks a spare slot
-    start = torch.arange(chunks, device=scores.device)[:, None] * _CHUNK
-    where = indices.view(rows, chunks, keep)
-    where = torch.where(where >= 0, where + start, -1).view(rows, -1)
+    # (rows * chunks, keep); index -1 marks a spare slot
+    values, where, _ = _one_pass(scores, ks, min(width, _CHUNK), valid, False, chunk=_CHUNK)
+    where = where.view(rows, -1)
     values, picked, _ = hard_topk_rows(values.view(rows, -1), ks, width, where >= 0, False)
     indices = torch.where(picked >= 0, where.gather(1, picked.clamp(min=0)), -1)
     mask = torch.zeros(rows, n + 1 if want_mask else 0, dtype=torch.bool, device=scores.device)
