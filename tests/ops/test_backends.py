@@ -167,6 +167,22 @@ def test_vmap() -> None:
     torch.testing.assert_close(torch.vmap(lambda s: soft_topk(s, 2, 0.5))(scores), soft)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_traced_and_wrapped_tensors_take_the_registered_way() -> None:
+    x, y = torch.tensor([3.0, 1.0, 2.0, 5.0]), torch.tensor([0.0, 9.0, 8.0, 1.0])
+
+    def indices(s: Tensor) -> Tensor:
+        return hard_topk(s, 2).indices
+
+    traced: Any = torch.jit.trace(indices, x, check_trace=False)  # type: ignore[no-untyped-call]
+    assert traced(y).tolist() == [1, 2]
+    assert torch.func.functionalize(indices)(x).tolist() == [0, 3]
+    assert torch.func.grad(lambda s: hard_topk(s, 2).values.sum())(x).tolist() == [1, 0, 0, 1]
+    masks = torch.tensor([[True, True, True, False], [False, True, True, True]])
+    assert torch.vmap(lambda v: hard_topk(x, 2, valid=v).indices)(masks).tolist() == [[0, 2], [2, 3]]
+    assert hard_topk(torch.complex(x, x).conj().imag, 2).indices.tolist() == [1, 2]
+
+
 def test_a_wrong_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOPK_BACKEND", "cuda")
     with pytest.raises(ValueError, match=r'must be "auto", "torch" or "triton", got .cuda.'):

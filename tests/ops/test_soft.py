@@ -169,3 +169,26 @@ def test_gradient_of_the_threshold(link: str) -> None:
     k = torch.tensor([1.5, 2.5], dtype=torch.float64, requires_grad=True)
     t = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda s, k, t: soft_topk_threshold(s, k, t, link=link), (scores, k, t))
+
+
+@links
+def test_scores_and_temperatures_at_the_ends_of_float32(link: str) -> None:
+    far = torch.tensor([1e30, -1e30, 0.0, 0.0])
+    temperature = torch.tensor(1e-9, requires_grad=True)
+    torch.autograd.backward(soft_topk(far, 1.5, temperature, link=link)[0])
+    assert temperature.grad is not None
+    assert temperature.grad.item() == 0
+    scores = torch.tensor([1.0, 1.0, 2.0, 0.0])
+    assert soft_topk(scores, 1.5, 1e-40, link=link).tolist() == pytest.approx([0.25, 0.25, 1, 0], abs=1e-6)
+    assert soft_topk(scores, 1.5, 1e38, link=link).tolist() == pytest.approx([0.375] * 4, abs=1e-6)
+
+
+@links
+def test_a_long_row_sums_to_k_in_float32(link: str) -> None:
+    k = torch.tensor(3e5, requires_grad=True)
+    weights = soft_topk(torch.zeros(1_000_000), k, link=link)
+    assert weights.double().sum().item() == pytest.approx(3e5, rel=1e-5)
+    if link != "exp":  # tied entries stand on exp's kink only where k = n
+        torch.autograd.backward(weights.sum())
+        assert k.grad is not None
+        assert k.grad.item() == pytest.approx(1, abs=1e-4)

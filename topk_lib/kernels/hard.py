@@ -69,12 +69,15 @@ def _hard_kernel(  # type: ignore[no-untyped-def]
     # A row is one chunk of a row of the scores, or all of it.
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
     whole = row // chunks
-    column = ((row % chunks) * chunk)[:, None] + tl.arange(0, BLOCK)[None, :]  # (ROWS, BLOCK)
-    inside = (row < rows)[:, None] & (tl.arange(0, BLOCK) < chunk)[None, :] & (column < n)
-    x = tl.load(scores + whole[:, None] * score_stride + column, mask=inside, other=0.0)
+    start = ((row % chunks) * chunk).to(tl.int32)  # (ROWS,), its first column
+    column = tl.arange(0, BLOCK)  # (BLOCK,), counted from there
+    inside = (row < rows)[:, None] & (column[None, :] < tl.minimum(n - start, chunk)[:, None])
+    first = (whole * score_stride + start)[:, None]
+    x = tl.load(scores + first + column[None, :], mask=inside, other=0.0)  # (ROWS, BLOCK)
     ok = inside
     if HAS_VALID:
-        flag = tl.load(valid + whole[:, None] * valid_stride + column, mask=inside, other=0)
+        first = (whole * valid_stride + start)[:, None]
+        flag = tl.load(valid + first + column[None, :], mask=inside, other=0)
         ok = inside & (flag != 0)
     key = _keys(x, ok, WIDE, DROP)  # (ROWS, BLOCK)
     k = tl.load(ks + whole, mask=row < rows, other=0)  # (ROWS,)
@@ -87,10 +90,10 @@ def _hard_kernel(  # type: ignore[no-untyped-def]
     chosen = greater | (equal & (tl.cumsum(equal.to(tl.int32), axis=1) <= spare[:, None]))
     slot = tl.cumsum(chosen.to(tl.int32), axis=1) - 1
     target = row[:, None] * width + slot
-    tl.store(out_indices + target, column.to(tl.int64), mask=chosen)
+    tl.store(out_indices + target, (start[:, None] + column[None, :]).to(tl.int64), mask=chosen)
     tl.store(out_values + target, x, mask=chosen)
     if WRITE_MASK:
-        tl.store(out_mask + whole[:, None] * n + column, chosen, mask=inside)
+        tl.store(out_mask + (whole * n + start)[:, None] + column[None, :], chosen, mask=inside)
     place = tl.arange(0, BLOCK_K)
     empty = (row < rows)[:, None] & (place < width)[None, :] & (place[None, :] >= k[:, None])
     rest = row[:, None] * width + place[None, :]

@@ -73,7 +73,8 @@ def hard_topk(
         ok = valid.expand_as(scores).movedim(dim, -1).reshape(flat.shape)
     # The bare code where it may run: an op's dispatch costs more than choosing from a short row.
     choose: Any = torch.ops.topk_lib.choose.default
-    if flat.device.type == "cpu" and _is_plain(flat) and not use_triton(flat.device):
+    plain = flat.device.type == "cpu" and _is_plain(flat) and (ok is None or _is_plain(ok))
+    if plain and not use_triton(flat.device):
         choose = _choose_on_cpu
     indices, mask = choose(flat.detach(), width, per_row, ok)
     if order == "value":
@@ -102,7 +103,10 @@ def _is_plain(tensor: Tensor) -> bool:
     """Whether the tensor holds numbers that nothing traces: no compiler, transform, mode or subclass."""
     if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
         return False
-    return type(tensor) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_batchedtensor(tensor)
+    if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_neg():
+        return False
+    traced = torch._C._get_tracing_state() is not None
+    return not traced and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 torch.library.define(

@@ -200,7 +200,9 @@ def _backward(ctx: Any, grad: Tensor | None, grad_taus: Tensor | None) -> tuple[
     if ok is not None:
         live = live & ok
     coarse, fine = taus.masked_fill(~finite, 0).split(1, -1)
-    z = ((rows.to(wide).masked_fill(~live, 0) - coarse - fine) / inner).masked_fill(~live, 0)
+    z = (rows.to(wide).masked_fill(~live, 0) - coarse - fine) / inner
+    live = live & z.isfinite()
+    z = z.masked_fill(~live, 0)
     d = LINKS[ctx.link].slope(z).masked_fill(~live, 0)
     total = d.sum(-1, keepdim=True)
     # Where nothing moves (D = 0) the gradient is 0.

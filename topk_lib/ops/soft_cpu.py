@@ -39,6 +39,7 @@ def soft_forward(
     Returns:
         weights (rows, n), and tau as a sum of two, (rows, 2), in the type of ``scores``.
     """
+    temperatures = _representable(temperatures, scores.dtype)
     weights, taus = np.empty(scores.shape, scores.dtype), np.empty((len(scores), 2), scores.dtype)
     if scores.shape[1] == 0:
         taus.fill(0)
@@ -56,6 +57,7 @@ def soft_backward(
     scores: Floats, taus: Floats, temperatures: Floats, valid: Bools | None, link: str, grads: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """The gradients with respect to scores (rows, n), k (rows,) and temperature (rows,)."""
+    temperatures = _representable(temperatures, scores.dtype)
     g_scores = np.empty(scores.shape, scores.dtype)
     g_ks, g_temperatures = np.zeros(len(scores)), np.zeros(len(scores))
 
@@ -67,6 +69,13 @@ def soft_backward(
 
     in_pieces(piece, *scores.shape)
     return g_scores, g_ks, g_temperatures
+
+
+def _representable(temperatures: Floats, dtype: np.dtype[np.floating]) -> Floats:
+    """Temperatures whose quotients ``dtype`` holds; beyond them the weights no longer change."""
+    limits = np.finfo(dtype)
+    held: Floats = np.clip(temperatures, 4 * float(limits.tiny), float(limits.max) / 1024)
+    return held
 
 
 def _forward(
@@ -158,7 +167,7 @@ def _newton(
     k = np.where(solve, k, 0)
     for _ in range(_MAX_STEPS):
         slope = step(delta, out)
-        excess = np.where(solve, np.vecdot(out, ones) - k, 0)
+        excess = np.where(solve, _sum(out, ones) - k, 0)
         size = np.abs(excess)
         near = size <= 10 * eps * k
         if smooth:  # |f''| <= f', so that one step more leaves at most size^2 / (2 slope)
@@ -176,11 +185,20 @@ def _newton(
     newton = delta + excess / slope
     last = np.where((newton > low) & (newton < high), newton, delta)
     step(last, out)
-    worse = np.abs(np.vecdot(out, ones) - k) > np.maximum(np.abs(excess), 10 * eps * k)
+    worse = np.abs(_sum(out, ones) - k) > np.maximum(np.abs(excess), 10 * eps * k)
     if (worse & solve).any():  # over a kink of the link
         last = np.where(worse & solve, delta, last)
         step(last, out)
     return last
+
+
+def _sum(x: Floats, times: Floats) -> Floats:
+    """The sum of the products of each row; pairwise where the plain sum would lose digits."""
+    if x.shape[1] <= 32768:
+        plain: Floats = np.vecdot(x, times)
+        return plain
+    pairwise: Floats = np.add.reduce(x * times, axis=-1)
+    return pairwise
 
 
 def _count(mask: Bools) -> Floats:
@@ -263,7 +281,7 @@ def _backward(
         z /= inner
         dead: Bools | None = None
         if valid is not None or still.any() or not _all_finite(z):
-            dead = ~np.isfinite(s) | still[:, None]
+            dead = ~np.isfinite(z) | still[:, None]
             if valid is not None:
                 dead |= ~valid
             z[dead] = 0
@@ -272,7 +290,7 @@ def _backward(
         d[dead] = 0
     total = d.sum(-1, dtype=np.float64)
     # Where nothing moves (the slopes sum to 0) the gradient is 0.
-    gbar = np.vecdot(d, g) / np.where(total == 0, 1, total)
+    gbar = _sum(d, g) / np.where(total == 0, 1, total)
     np.subtract(g, gbar[:, None].astype(dtype), out=out)
     out *= d
     out /= inner
