@@ -194,8 +194,9 @@ def _plackett_luce(logits: Tensor, indices: Tensor, mask: Tensor, possible: Tens
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64
 
 
-def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser (Steele et al. 2014), in int64 that wraps."""
+def mix(x: Tensor) -> Tensor:
+    """One step of SplitMix64 (Steele et al. 2014), in int64 that wraps: scatters the bits of x."""
+    x = x + _GOLDEN
     x = (x ^ ((x >> 30) & (2**34 - 1))) * -4658895280553007687
     x = (x ^ ((x >> 27) & (2**37 - 1))) * -7723592293110705685
     return x ^ ((x >> 31) & (2**33 - 1))
@@ -204,7 +205,7 @@ def _mix(x: Tensor) -> Tensor:
 def _uniform(seeds: Tensor, n: int) -> Tensor:
     """(..., n) float64 in (0, 1), a function of a row's seed and the column alone."""
     column = torch.arange(1, n + 1, device=seeds.device)
-    bits = _mix(_mix(seeds + _GOLDEN).unsqueeze(-1) + column * _GOLDEN)
+    bits = mix(mix(seeds).unsqueeze(-1) + (column - 1) * _GOLDEN)
     return (((bits >> 12) & (2**52 - 1)).double() + 0.5) * 2.0**-52
 
 

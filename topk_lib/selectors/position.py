@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from topk_lib.ops.sample import mix
 from topk_lib.selectors.base import Selector, register
 
 __all__ = ["FirstSelector", "HeadTailSelector", "RandomSelector"]
@@ -54,17 +55,9 @@ class RandomSelector(Selector):
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         position = _position(input_ids)
         text = (input_ids * attention_mask * (2 * position + 1)).sum(-1, keepdim=True)
-        mixed = _mix(_mix(text + _mix(torch.full_like(text, self.seed))) + position)
+        mixed = mix(mix(text + mix(torch.full_like(text, self.seed))) + position)
         return mixed.bitwise_and((1 << 24) - 1).float()  # 24 bits: exact in float32
 
 
 def _position(input_ids: Tensor) -> Tensor:
     return torch.arange(input_ids.shape[-1], device=input_ids.device).expand_as(input_ids)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele et al., 2014): scatters the bits of an int64."""
-    x = x - 0x61C8864680B583EB
-    x = (x ^ (x >> 30 & (1 << 34) - 1)) * -0x40A7B892E31B1A47
-    x = (x ^ (x >> 27 & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15
-    return x ^ (x >> 31 & (1 << 33) - 1)
