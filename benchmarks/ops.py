@@ -4,9 +4,11 @@
     python benchmarks/ops.py hard --quick  a few small shapes, no record
 
 Every shape's functions take turns, in a new order each round, so that what else the machine does
-falls on all of them alike.
+falls on all of them alike. On a CPU each turn is two calls: the second, for which the first has
+warmed caches and code, is the time of the record; the first is kept beside it as "cold_ms". On a
+GPU the inputs are put out of its cache before each call.
 The record is written after each shape; the same command goes on with the shapes that it lacks.
-Times are milliseconds: the 20th, 50th and 80th percentile. Peak memory is what a call allocates
+Times ("ms") are milliseconds: the 20th, 50th and 80th percentile. Peak memory is what a call allocates
 beyond its inputs. "Share" is the bytes that must move (scores read once, results written once)
 over the time, as a share of the bandwidth of a plain copy on the same device.
 """
@@ -191,15 +193,24 @@ def measure(case: Case) -> dict[str, Any]:
     # What takes over a second is timed three times.
     rounds = int(np.clip(SECONDS / max(sum(first.values()), 1e-6), 3, 300))
     times: dict[str, list[float]] = {name: [] for name in calls}
+    cold: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     for _ in range(rounds):
         # Who comes after a peer that empties the cache must not always be the same.
         random.shuffle(order)
         for name in order:
+            if DEVICE.type == "cpu":
+                cold[name].append(_time(calls[name]))
             times[name].append(_time(calls[name]))
     for name, taken in times.items():
-        found["ms"][name] = [round(float(x), 5) for x in 1e3 * np.percentile(taken, (20, 50, 80))]
+        found["ms"][name] = _percentiles(taken)
+        if cold[name]:
+            found.setdefault("cold_ms", {})[name] = _percentiles(cold[name])
     return found
+
+
+def _percentiles(taken: list[float]) -> list[float]:
+    return [round(float(x), 5) for x in 1e3 * np.percentile(taken, (20, 50, 80))]
 
 
 def _time(call: Call) -> float:
@@ -250,19 +261,25 @@ def copy_bandwidth() -> float:
     return 2 * source.nbytes / float(np.median(times[3:]))
 
 
-def summary(shapes: dict[str, Any]) -> dict[str, Any]:
-    """How many times faster than the fastest peer that does the same work, by function."""
+def summary(shapes: dict[str, Any], times: str = "ms") -> dict[str, Any]:
+    """How many times faster than the fastest peer that does the same work, by function.
+
+    Args:
+        shapes: what :func:`measure` found of each.
+        times: "ms", or "cold_ms".
+    """
     found: dict[str, Any] = {}
-    for ours in sorted({name for shape in shapes.values() for name in shape["ms"] if "topk_lib" in name}):
+    names = {name for shape in shapes.values() for name in shape.get(times, {}) if "topk_lib" in name}
+    for ours in sorted(names):
         ratio: dict[str, dict[str, float]] = {"all": {}, "vocabulary": {}, "large": {}, "backward": {}}
         for name, shape in shapes.items():
             # torch.topk alone leaves the order of the text to be made
             peers = [
-                ms[1] for peer, ms in shape["ms"].items() if "topk_lib" not in peer and peer != "torch.topk"
+                ms[1] for peer, ms in shape[times].items() if "topk_lib" not in peer and peer != "torch.topk"
             ]
-            if ours not in shape["ms"] or not peers:
+            if ours not in shape[times] or not peers:
                 continue
-            value = min(peers) / shape["ms"][ours][1]
+            value = min(peers) / shape[times][ours][1]
             rows, n = (int(x) for x in name.split("x")[:2])
             groups = {"backward": name.endswith("+backward")}
             if not groups["backward"]:
@@ -318,6 +335,8 @@ def main() -> None:
                 return
             continue
         metrics["summary"] = summary(metrics["shapes"])
+        if DEVICE.type == "cpu":
+            metrics["cold_summary"] = summary(metrics["shapes"], "cold_ms")
         metrics["seconds"] = round(earlier + time.perf_counter() - begun, 1)
         records.write(
             "ops", options.operator, metrics=metrics, data={"source": "random normal scores, float32"},

@@ -58,6 +58,18 @@ def finetune(
     batch_size: Annotated[int, typer.Option(help="Over all processes.")] = 32,
     seed: int = 0,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    share: Annotated[
+        float | None, typer.Option(help="Read this share of each text, at most k tokens.")
+    ] = None,
+    spend: Annotated[str, typer.Option(help="text: each has its budget; batch: a batch shares.")] = "text",
+    positions: Annotated[str, typer.Option(help="Of the tokens read: compact or original.")] = "compact",
+    selector_learning_rate: Annotated[float, typer.Option(help="Where the selector is trained.")] = 1e-3,
+    teacher: Annotated[
+        str | None, typer.Option(help="For --selector distilled: the folder of a fine-tuned model.")
+    ] = None,
+    keep_after: Annotated[
+        str | None, typer.Option(help='Drop tokens inside the encoder: "2:48,4:16" is layer:tokens.')
+    ] = None,
     n_train: Annotated[int | None, typer.Option(help="Draw so many reviews. [default: all]")] = None,
     n_eval: Annotated[int | None, typer.Option(help="Draw so many reviews. [default: all]")] = None,
     evaluate_on: Annotated[str, typer.Option(help="test, or dev to choose settings.")] = "test",
@@ -83,6 +95,12 @@ def finetune(
             batch_size=batch_size,
             seed=seed,
             precision=precision,
+            share=share,
+            spend=spend,
+            positions=positions,
+            selector_learning_rate=selector_learning_rate,
+            teacher=teacher,
+            keep_after=keep_after,
             n_train=n_train,
             n_eval=n_eval,
             evaluate_on=evaluate_on,

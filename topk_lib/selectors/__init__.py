@@ -2,28 +2,47 @@
 
 from topk_lib.selectors.base import (
     Selector,
+    choose,
     ids_to_batch,
-    load_selector,
+    is_special,
     make_selector,
-    save_selector,
     select_tokens,
     selector_names,
     shorten,
 )
-from topk_lib.selectors.corpus import LinearSelector, TfidfSelector
+from topk_lib.selectors.budget import row_budgets
+from topk_lib.selectors.corpus import (
+    Chi2Selector,
+    CorpusTfidfSelector,
+    FrequencySelector,
+    LinearSelector,
+    MutualInformationSelector,
+    TfidfSelector,
+)
+from topk_lib.selectors.embedding import EmbeddingSelector
+from topk_lib.selectors.gate import DistilledSelector, GateSelector, HistorySelector
 from topk_lib.selectors.position import FirstSelector, HeadTailSelector, RandomSelector
 
 __all__ = [
+    "Chi2Selector",
+    "CorpusTfidfSelector",
+    "DistilledSelector",
+    "EmbeddingSelector",
     "FirstSelector",
+    "FrequencySelector",
+    "GateSelector",
     "HeadTailSelector",
+    "HistorySelector",
     "LinearSelector",
+    "MutualInformationSelector",
     "RandomSelector",
     "Selector",
     "TfidfSelector",
+    "choose",
     "ids_to_batch",
-    "load_selector",
+    "is_special",
     "make_selector",
-    "save_selector",
+    "row_budgets",
     "select_tokens",
     "selector_names",
     "shorten",

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from topk_lib.ops import Selection, hard_topk
 
 __all__ = [
     "Selector",
+    "choose",
     "ids_to_batch",
-    "load_selector",
+    "is_special",
     "make_selector",
-    "save_selector",
     "select_tokens",
     "selector_names",
     "shorten",
@@ -28,24 +25,48 @@ _REGISTRY: dict[str, type[Selector]] = {}
 _S = TypeVar("_S", bound="type[Selector]")
 
 
-class Selector:
+class Selector(nn.Module):
     """Gives each token of a text a score; the k highest are read.
 
     A subclass sets ``name`` and ``rule`` and implements :meth:`scores`; where it learns from a
-    corpus it also implements :meth:`fit` and the pair :meth:`tensors` / :meth:`set_tensors`.
+    corpus it also implements :meth:`fit`. What was learned are buffers and parameters, so that
+    ``state_dict`` holds it.
 
     Attributes:
         name: what the command line and the records call it.
         rule: the rule in a few words, for tables and figures.
-        needs_fit: whether :meth:`fit` must be called (or a saved selector loaded) first.
+        needs_fit: whether :meth:`fit` must be called (or a state loaded) first.
+        needs_embeddings: whether :meth:`attach` must come before.
+        trainable: whether it is trained along with the encoder, through ``soft_topk``.
     """
 
     name: ClassVar[str]
     rule: ClassVar[str]
     needs_fit: ClassVar[bool] = False
+    needs_embeddings: ClassVar[bool] = False
+    trainable: ClassVar[bool] = False
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, seed: int = 0, vocabulary: int | None = None) -> None:
+        super().__init__()
+        self.seed, self.vocabulary = seed, vocabulary
+        self._embedding: tuple[nn.Embedding] | None = None
+
+    def attach(self, embedding: nn.Embedding) -> Selector:
+        """Let the selector see the encoder's token embeddings, (vocabulary, width). Returns itself.
+
+        They stay the encoder's: they are neither saved nor moved with the selector.
+        """
+        self._embedding = (embedding,)  # in a tuple: no submodule
+        return self
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The attached embeddings."""
+        if self._embedding is None:
+            raise RuntimeError(
+                f"the {self.name} selector reads token embeddings: call attach(model.get_input_embeddings())"
+            )
+        return self._embedding[0]
 
     def fit(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> Selector:
         """Learn from training texts, given as lists of token ids. Returns the selector itself."""
@@ -63,17 +84,21 @@ class Selector:
         """
         raise NotImplementedError
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What :meth:`fit` learned, to be saved."""
+    def options(self) -> dict[str, Any]:
+        """The arguments of the constructor, beside seed and vocabulary, that rebuild this selector."""
         return {}
-
-    def set_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what :meth:`tensors` returned."""
 
     def _missing(self) -> RuntimeError:
         return RuntimeError(
             f"the {self.name} selector has not been fitted: call fit(token_ids, labels) first"
         )
+
+    def _labels(self, labels: Sequence[int] | None) -> list[int]:
+        if labels is None:
+            raise ValueError(f"the {self.name} selector learns from labels: call fit(token_ids, labels)")
+        if len(set(labels)) < 2:
+            raise ValueError(f"the {self.name} selector compares classes: texts of two labels are needed")
+        return list(labels)
 
 
 def register(cls: _S) -> _S:
@@ -87,43 +112,25 @@ def selector_names() -> list[str]:
     return list(_REGISTRY)
 
 
-def make_selector(name: str, *, seed: int = 0) -> Selector:
+def make_selector(name: str, *, seed: int = 0, vocabulary: int | None = None, **options: Any) -> Selector:
     """Build a selector from its name.
+
+    Args:
+        name: one of :func:`selector_names`.
+        seed: of what is drawn at random.
+        vocabulary: how many token types there are; None lets ``fit`` find the largest id.
+        **options: further arguments of that selector.
 
     Raises:
         ValueError: the name is unknown.
+        TypeError: the selector has no such option.
     """
     if name not in _REGISTRY:
         raise ValueError(f"unknown selector {name!r}: choose one of {', '.join(_REGISTRY)}")
-    return _REGISTRY[name](seed=seed)
-
-
-def save_selector(selector: Selector, folder: str | Path) -> None:
-    """Write ``selector.json`` and, where there is anything learned, ``selector.safetensors``."""
-    folder = Path(folder)
-    about: dict[str, Any] = {"name": selector.name, "seed": selector.seed}
-    (folder / "selector.json").write_text(json.dumps(about, indent=2) + "\n")
-    if tensors := selector.tensors():
-        save_file(
-            {key: value.contiguous() for key, value in tensors.items()},
-            folder / "selector.safetensors",
-        )
-
-
-def load_selector(folder: str | Path) -> Selector:
-    """Read back what :func:`save_selector` wrote.
-
-    Raises:
-        FileNotFoundError: the folder holds no selector.
-    """
-    folder = Path(folder)
-    if not (folder / "selector.json").is_file():
-        raise FileNotFoundError(f"no selector.json in {folder}: name a folder written by topk-lib finetune")
-    about = json.loads((folder / "selector.json").read_text())
-    selector = make_selector(about["name"], seed=about["seed"])
-    if selector.needs_fit:
-        selector.set_tensors(load_file(folder / "selector.safetensors"))
-    return selector
+    try:
+        return _REGISTRY[name](seed=seed, vocabulary=vocabulary, **options)
+    except TypeError as error:
+        raise TypeError(f"the {name} selector: {error}") from None
 
 
 def ids_to_batch(token_ids: Sequence[Sequence[int]], pad_id: int = 0) -> tuple[Tensor, Tensor]:
@@ -141,11 +148,45 @@ def ids_to_batch(token_ids: Sequence[Sequence[int]], pad_id: int = 0) -> tuple[T
     return input_ids, attention_mask
 
 
+def choose(scores: Tensor, real: Tensor, pinned: Tensor, k: int | Tensor) -> Selection:
+    """The k real tokens of each text with the highest scores, pinned ones before all others.
+
+    Args:
+        scores: (batch, length) float.
+        real: (batch, length) bool, False for padding.
+        pinned: (batch, length) bool; always kept, and counted among the k.
+        k: tokens of each text; an int, or (batch,) int64.
+
+    Raises:
+        ValueError: k < 1, or too small to hold a text's pinned tokens.
+    """
+    each = torch.as_tensor(k, device=scores.device)
+    if each.numel() and int(each.min()) < 1:
+        raise ValueError(f"k must be at least 1, got {int(each.min())}")
+    pinned = pinned & real
+    most = pinned.sum(-1)
+    if bool((most > each).any()):
+        row = int((most - each).argmax())
+        raise ValueError(
+            f"k = {int(each.expand_as(most)[row])} cannot hold the {int(most[row])} special tokens of a "
+            f"text: choose k >= {int(most[row])}"
+        )
+    k = min(k, scores.shape[-1]) if isinstance(k, int) else each.clamp(max=scores.shape[-1])
+    return hard_topk(scores.masked_fill(pinned, torch.inf), k, valid=real)
+
+
+def is_special(input_ids: Tensor, special_ids: Sequence[int]) -> Tensor:
+    """(batch, length) bool: True for special tokens."""
+    return torch.isin(
+        input_ids, torch.as_tensor(list(special_ids), dtype=input_ids.dtype).to(input_ids.device)
+    )
+
+
 def shorten(
     selector: Selector,
     input_ids: Tensor,
     attention_mask: Tensor,
-    k: int,
+    k: int | Tensor,
     special_ids: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor, Selection]:
     """Keep the k tokens of each text with the highest scores, in the order of the text.
@@ -157,7 +198,8 @@ def shorten(
         selector: a fitted selector.
         input_ids: (batch, length) int64.
         attention_mask: (batch, length), 1 for tokens and 0 for padding.
-        k: how many tokens the encoder reads of each text, special tokens included.
+        k: how many tokens the encoder reads of each text, special tokens included; an int, or
+            (batch,) int64 (see :func:`~topk_lib.selectors.row_budgets`).
         special_ids: the ids to pin.
 
     Returns:
@@ -167,15 +209,8 @@ def shorten(
     Raises:
         ValueError: k < 1, or too small to hold a text's special tokens.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    real = attention_mask.bool()
-    pinned = torch.isin(input_ids, torch.as_tensor(list(special_ids), dtype=input_ids.dtype)) & real
-    most = int(pinned.sum(-1).max()) if pinned.numel() else 0
-    if most > k:
-        raise ValueError(f"k = {k} cannot hold the {most} special tokens of a text: choose k >= {most}")
-    scores = selector.scores(input_ids, attention_mask).masked_fill(pinned, torch.inf)
-    chosen = hard_topk(scores, min(k, input_ids.shape[-1]), valid=real)
+    scores = selector.scores(input_ids, attention_mask)
+    chosen = choose(scores, attention_mask.bool(), is_special(input_ids, special_ids), k)
     filled = chosen.indices >= 0
     ids = input_ids.gather(-1, chosen.indices.clamp(min=0)).masked_fill(~filled, 0)
     return ids, filled.to(attention_mask.dtype), chosen

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
+from scipy.special import xlogy
 from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.feature_selection import chi2
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from topk_lib.selectors.base import Selector, register
 
-__all__ = ["LinearSelector", "TfidfSelector", "count_tokens"]
+__all__ = [
+    "Chi2Selector",
+    "CorpusTfidfSelector",
+    "FrequencySelector",
+    "LinearSelector",
+    "MutualInformationSelector",
+    "TableSelector",
+    "TfidfSelector",
+    "class_counts",
+    "count_tokens",
+]
 
 
 def count_tokens(token_ids: Sequence[Sequence[int]], vocabulary: int | None = None) -> csr_matrix:
@@ -32,34 +44,68 @@ def count_tokens(token_ids: Sequence[Sequence[int]], vocabulary: int | None = No
     return counts
 
 
-class _TableSelector(Selector):
-    """A selector with one learned number per token type; types never seen score 0."""
+class TableSelector(Selector):
+    """A selector with one learned number per token type; types never seen score 0.
+
+    Attributes:
+        table: (vocabulary,) float32.
+    """
 
     needs_fit: ClassVar[bool] = True
+    table: Tensor
 
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__(seed)
-        self.table: Tensor | None = None
+    def __init__(self, seed: int = 0, vocabulary: int | None = None) -> None:
+        super().__init__(seed, vocabulary)
+        self.register_buffer("table", torch.full((vocabulary or 1,), torch.nan))  # NaN: not fitted
 
-    def tensors(self) -> dict[str, Tensor]:
-        if self.table is None:
-            raise self._missing()
-        return {"table": self.table}
+    def count(self, token_ids: Sequence[Sequence[int]]) -> csr_matrix:
+        """:func:`count_tokens`, as wide as the vocabulary."""
+        return count_tokens(token_ids, self.vocabulary)
 
-    def set_tensors(self, tensors: dict[str, Tensor]) -> None:
-        self.table = tensors["table"]
+    def keep(self, table: Any) -> None:
+        """Take the learned numbers, (vocabulary,)."""
+        self.table = torch.as_tensor(np.asarray(table), dtype=torch.float32).to(self.table.device)
 
     def look_up(self, input_ids: Tensor) -> Tensor:
         """The learned number of each token, (batch, length) float32."""
-        if self.table is None:
+        if not torch.compiler.is_exporting() and bool(self.table[0].isnan()):
             raise self._missing()
-        table = self.table.to(input_ids.device)
-        known = input_ids < len(table)
-        return table[input_ids.where(known, 0)].masked_fill(~known, 0.0)
+        known = input_ids < len(self.table)
+        return self.table[input_ids.where(known, 0)].masked_fill(~known, 0.0)
+
+    def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.look_up(input_ids)
+
+
+def class_counts(counts: csr_matrix, labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """In how many texts of each class each token type stands.
+
+    Returns:
+        (classes, vocabulary) float64, and (classes,) the number of texts of each class.
+    """
+    truth = np.asarray(labels)
+    present = counts > 0
+    classes = np.unique(truth)
+    found = np.stack([np.asarray(present[truth == c].sum(0), dtype=np.float64).ravel() for c in classes])
+    return found, np.array([(truth == c).sum() for c in classes], dtype=np.float64)
 
 
 @register
-class TfidfSelector(_TableSelector):
+class FrequencySelector(TableSelector):
+    """How often the token type occurs in the training texts: the common ones are kept."""
+
+    name: ClassVar[str] = "frequency"
+    rule: ClassVar[str] = "frequency"
+
+    def fit(
+        self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None
+    ) -> FrequencySelector:
+        self.keep(np.asarray(self.count(token_ids).sum(0)).ravel())
+        return self
+
+
+@register
+class TfidfSelector(TableSelector):
     """TF-IDF within each text: how often the token occurs there, times how rare it is elsewhere.
 
     idf = ln((1 + texts) / (1 + texts with the token)) + 1, as in scikit-learn. Every occurrence
@@ -70,8 +116,7 @@ class TfidfSelector(_TableSelector):
     rule: ClassVar[str] = "TF-IDF"
 
     def fit(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> TfidfSelector:
-        transformer = TfidfTransformer().fit(count_tokens(token_ids))
-        self.table = torch.from_numpy(transformer.idf_).float()
+        self.keep(TfidfTransformer().fit(self.count(token_ids)).idf_)
         return self
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -88,7 +133,64 @@ class TfidfSelector(_TableSelector):
 
 
 @register
-class LinearSelector(_TableSelector):
+class CorpusTfidfSelector(TableSelector):
+    """TF-IDF over the corpus: the mean, over the training texts, of each text's TF-IDF vector.
+
+    The vectors are L2-normalised, as in scikit-learn.
+    """
+
+    name: ClassVar[str] = "tfidf_corpus"
+    rule: ClassVar[str] = "TF-IDF, corpus"
+
+    def fit(
+        self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None
+    ) -> CorpusTfidfSelector:
+        self.keep(np.asarray(TfidfTransformer().fit_transform(self.count(token_ids)).mean(0)).ravel())
+        return self
+
+
+@register
+class Chi2Selector(TableSelector):
+    """Pearson's chi-squared of the token's counts against the labels (scikit-learn's ``chi2``).
+
+    Yang and Pedersen (1997), "A comparative study on feature selection in text categorization".
+    """
+
+    name: ClassVar[str] = "chi2"
+    rule: ClassVar[str] = "chi-squared"
+
+    def fit(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> Chi2Selector:
+        statistic, _ = chi2(self.count(token_ids), self._labels(labels))
+        self.keep(np.nan_to_num(statistic))  # types that no text has
+        return self
+
+
+@register
+class MutualInformationSelector(TableSelector):
+    """Mutual information, in nats, of the label and whether the text has the token.
+
+    Yang and Pedersen (1997) call it information gain.
+    """
+
+    name: ClassVar[str] = "mutual_information"
+    rule: ClassVar[str] = "mutual information"
+
+    def fit(
+        self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None
+    ) -> MutualInformationSelector:
+        found, texts = class_counts(self.count(token_ids), self._labels(labels))
+        total = texts.sum()
+        table = np.zeros(found.shape[1])
+        # With the token, and without it.
+        for joint in (found, texts[:, None] - found):
+            apart = texts[:, None] * joint.sum(0) / total  # were the two independent
+            table += (xlogy(joint, joint) - xlogy(joint, apart)).sum(0) / total
+        self.keep(np.maximum(table, 0))
+        return self
+
+
+@register
+class LinearSelector(TableSelector):
     """The absolute weight of the token in a linear model of the training labels.
 
     Logistic regression (scikit-learn, C = 1) on L2-normalised TF-IDF of token ids with
@@ -99,12 +201,7 @@ class LinearSelector(_TableSelector):
     rule: ClassVar[str] = "linear weight"
 
     def fit(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> LinearSelector:
-        if labels is None:
-            raise ValueError("the linear selector learns from labels: call fit(token_ids, labels)")
-        features = TfidfTransformer(sublinear_tf=True).fit_transform(count_tokens(token_ids))
-        model = LogisticRegression(max_iter=1000).fit(features, np.asarray(labels))
-        self.table = torch.from_numpy(np.abs(model.coef_[0])).float()
+        truth = self._labels(labels)
+        features = TfidfTransformer(sublinear_tf=True).fit_transform(self.count(token_ids))
+        self.keep(np.abs(LogisticRegression(max_iter=1000).fit(features, truth).coef_[0]))
         return self
-
-    def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.look_up(input_ids)

@@ -18,13 +18,15 @@ from transformers import (
     DataCollatorWithPadding,
     PrinterCallback,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
 
 from topk_lib.data import fingerprint, load_reviews, source_of, train_and_eval
-from topk_lib.models import DEFAULT_ENCODER, errors_only, load_encoder
-from topk_lib.selectors import Selector, load_selector, make_selector, save_selector, select_tokens
+from topk_lib.models import DEFAULT_ENCODER, TopKForSequenceClassification, errors_only, load_encoder
+from topk_lib.selectors import DistilledSelector, Selector, make_selector
+from topk_lib.training.attribution import attributions
 from topk_lib.training.metrics import classification_metrics
 
 __all__ = ["FinetuneResult", "Settings", "evaluate", "finetune", "predict"]
@@ -46,6 +48,12 @@ class Settings:
     seed: int = 0
     precision: str = "auto"
     attention_dropout: float = 0.0
+    share: float | None = None
+    spend: str = "text"
+    positions: str = "compact"
+    selector_learning_rate: float = 1e-3
+    teacher: str | None = None
+    keep_after: str | None = None
     n_train: int | None = None
     n_eval: int | None = None
     evaluate_on: str = "test"
@@ -60,7 +68,7 @@ class FinetuneResult:
         metrics: see :func:`~topk_lib.training.metrics.classification_metrics`.
         settings: as given.
         data: source, sizes and fingerprints of the reviews.
-        seconds: wall time of select (fit and choose), train and evaluate.
+        seconds: wall time of fit (tokenise, fit the selector), train and evaluate.
         predictions: (n_eval,) 0 or 1, in the order of the reviews.
     """
 
@@ -92,8 +100,14 @@ def finetune(
         **options: the fields of :class:`Settings`:
 
             - ``model``: hub name or folder; the embedded default otherwise.
-            - ``selector``: one of :func:`~topk_lib.selectors.selector_names`.
-            - ``k``: tokens the encoder reads of each review, [CLS] and [SEP] included.
+            - ``selector``: one of :func:`~topk_lib.selectors.selector_names`;
+              ``selector_learning_rate`` (peak) where it is trained along.
+            - ``teacher``: for the distilled selector, the folder of a model to learn from.
+            - ``k``: tokens the encoder reads of each review, [CLS] and [SEP] included; ``share``,
+              ``spend`` and ``positions`` as in
+              :meth:`~topk_lib.models.TopKForSequenceClassification.from_encoder`.
+            - ``keep_after``: drop tokens inside the encoder too: "2:48,4:16" keeps 48 after layer 2
+              and 16 after layer 4, counted from 0.
             - ``max_length``: tokens of each review that the selector sees; None: all of them.
             - ``epochs``, ``learning_rate`` (peak; linear warm-up over 6% of the steps, then linear
               decay), ``batch_size`` (over all processes), ``seed``.
@@ -132,26 +146,34 @@ def finetune(
     }
 
     set_seed(settings.seed)  # the classification head is drawn here
-    model, tokenizer = load_encoder(settings.model, attention_dropout=settings.attention_dropout)
-    limit = getattr(model.config, "max_position_embeddings", settings.k)
-    if settings.k > limit:
-        raise ValueError(f"k = {settings.k} is more than {settings.model} reads: choose k <= {limit}")
-    tokenizer.model_max_length = settings.k
+    model, tokenizer = TopKForSequenceClassification.from_encoder(
+        settings.model,
+        settings.selector,
+        settings.k,
+        seed=settings.seed,
+        attention_dropout=settings.attention_dropout,
+        share=settings.share,
+        spend=settings.spend,
+        positions=settings.positions,
+        keep_after=_keep_after(settings.keep_after),
+    )
 
     clock = _Clock()
-    ids = _tokenize(tokenizer, train["text"], settings.max_length)
-    selector = make_selector(settings.selector, seed=settings.seed).fit(ids, list(train["label"]))
-    train_set = _selected(selector, tokenizer, ids, list(train["label"]), settings.k)
-    ids = _tokenize(tokenizer, held_out["text"], settings.max_length)
-    eval_set = _selected(selector, tokenizer, ids, list(held_out["label"]), settings.k)
-    clock.lap("select")
+    ids, labels = _tokenize(tokenizer, train["text"], settings.max_length), list(train["label"])
+    _fit(model.selector, ids, labels, settings)
+    train_set = Dataset.from_dict({"input_ids": ids, "label": labels})
+    eval_set = Dataset.from_dict(
+        {
+            "input_ids": _tokenize(tokenizer, held_out["text"], settings.max_length),
+            "label": list(held_out["label"]),
+        }
+    )
+    clock.lap("fit")
 
     trainer = _trainer(model, tokenizer, settings, folder, quiet, train_set)
     with errors_only() if quiet else nullcontext():
         trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
         trainer.save_model(str(folder))
-    if trainer.is_world_process_zero():
-        save_selector(selector, folder)
     clock.lap("train")
 
     logits = _logits(trainer, eval_set)
@@ -202,11 +224,10 @@ def _run(folder: str | Path, texts: Sequence[str], quiet: bool) -> torch.Tensor:
     if not (folder / _SETTINGS).is_file():
         raise FileNotFoundError(f"{folder} holds no model of topk-lib finetune: name its output folder")
     settings = Settings(**json.loads((folder / _SETTINGS).read_text()))
-    selector = load_selector(folder)
     model, tokenizer = load_encoder(folder)
     ids = _tokenize(tokenizer, texts, settings.max_length)
     trainer = _trainer(model, tokenizer, settings, folder, quiet)
-    return _logits(trainer, _selected(selector, tokenizer, ids, [0] * len(ids), settings.k))
+    return _logits(trainer, Dataset.from_dict({"input_ids": ids, "label": [0] * len(ids)}))
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -215,20 +236,50 @@ def _settings(options: dict[str, Any]) -> Settings:
         if name not in known:
             raise TypeError(f"finetune has no option {name!r}: choose from {', '.join(known)}")
     settings = Settings(**{key: value for key, value in options.items() if value is not None})
-    for name in ("k", "epochs", "learning_rate", "batch_size"):
+    for name in ("k", "epochs", "learning_rate", "batch_size", "selector_learning_rate"):
         if getattr(settings, name) <= 0:
             raise ValueError(f"{name} must be above 0, got {getattr(settings, name)}")
     if settings.precision not in ("auto", "fp32", "bf16", "fp16"):
         raise ValueError(f"precision must be auto, fp32, bf16 or fp16, got {settings.precision!r}")
-    make_selector(settings.selector)
+    distilled = isinstance(make_selector(settings.selector), DistilledSelector)
+    if distilled and settings.teacher is None:
+        raise ValueError(
+            "the distilled selector learns from a teacher: name the folder of a model with --teacher"
+        )
+    if settings.teacher is not None and not distilled:
+        raise ValueError(f"only the distilled selector has a teacher, not {settings.selector}")
+    _keep_after(settings.keep_after)
     return settings
+
+
+def _keep_after(text: str | None) -> dict[int, int] | None:
+    if not text:
+        return None
+    try:
+        return {int(layer): int(size) for layer, size in (part.split(":") for part in text.split(","))}
+    except ValueError:
+        raise ValueError(f'keep_after must look like "2:48,4:16" (layer:tokens), got {text!r}') from None
+
+
+def _fit(selector: Selector, ids: list[list[int]], labels: list[int], settings: Settings) -> None:
+    if not isinstance(selector, DistilledSelector):
+        selector.fit(ids, labels)
+        return
+    teacher, _ = load_encoder(settings.teacher)
+    if not isinstance(teacher, TopKForSequenceClassification):
+        raise ValueError(f"{settings.teacher} holds no model of topk-lib finetune: name its output folder")
+    # A gate is small: some texts teach it all it can learn.
+    some = ids[: selector.TEXTS]
+    moved = attributions(teacher, some)
+    # Attributions spread over orders of magnitude; their logarithms are nearly normal.
+    selector.teach(some, [x.clamp(min=1e-4).log() for x in moved])
 
 
 def _check_folder(folder: Path, settings: Settings) -> FinetuneResult | None:
     """Refuse a folder with another run in it; return the result where this one is complete."""
     if not (folder / _SETTINGS).is_file():
         return None
-    before = json.loads((folder / _SETTINGS).read_text())
+    before = asdict(Settings(**json.loads((folder / _SETTINGS).read_text())))
     now = asdict(settings)
     changed = [f"{key}: {before.get(key)!r} -> {now[key]!r}" for key in now if before.get(key) != now[key]]
     if changed:
@@ -265,11 +316,6 @@ def _tokenize(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> l
             list(texts), truncation=max_length is not None, max_length=max_length
         )["input_ids"]
     return ids
-
-
-def _selected(selector: Selector, tokenizer: Any, ids: list[list[int]], labels: list[int], k: int) -> Dataset:
-    kept = select_tokens(selector, ids, k, tokenizer.all_special_ids)
-    return Dataset.from_dict({"input_ids": kept, "label": labels})
 
 
 def _precision(name: str) -> str:
@@ -316,16 +362,44 @@ def _trainer(
         report_to="none",
         disable_tqdm=quiet,
     )
+    learned = train_set is not None and getattr(model, "selector", None) and model.selector.trainable
     trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=train_set,
         processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=[_Anneal()] if learned else None,
+        optimizers=(_optimiser(model, settings), None) if learned else (None, None),
     )
     if quiet:
         trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+class _Anneal(TrainerCallback):  # type: ignore[misc]
+    """Cools the selector's temperature as the training goes on."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        getattr(model, "module", model).anneal(min(1.0, state.global_step / max(1, state.max_steps)))
+
+
+def _optimiser(model: Any, settings: Settings) -> torch.optim.Optimizer:
+    """AdamW as Trainer makes it, but the selector with a learning rate of its own."""
+    groups: dict[tuple[bool, bool], list[Any]] = {}
+    for name, parameter in model.named_parameters():
+        decay = parameter.dim() > 1 and "norm" not in name.lower()
+        groups.setdefault((name.startswith("selector."), decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": settings.selector_learning_rate if selector else settings.learning_rate,
+                "weight_decay": 0.01 if decay else 0.0,
+            }
+            for (selector, decay), parameters in groups.items()
+        ]
+    )
 
 
 def _logits(trainer: Trainer, data: Dataset) -> torch.Tensor:
@@ -334,7 +408,7 @@ def _logits(trainer: Trainer, data: Dataset) -> torch.Tensor:
     order = lengths.argsort(stable=True)
     # Grouping by length would also shuffle what is evaluated.
     trainer.args.train_sampling_strategy = "sequential"
-    output = trainer.predict(data.select(order.tolist())).predictions
+    output = trainer.predict(data.select(order.tolist()), ignore_keys=["kept"]).predictions
     logits = torch.empty(len(data), output.shape[-1])
     logits[order] = torch.as_tensor(output, dtype=torch.float32)
     return logits

@@ -1,0 +1,326 @@
+"""A selector and an encoder in one model: only k tokens of each text enter the encoder."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from topk_lib.models.loading import load_encoder
+from topk_lib.ops import Selection, SoftTopK, soft_topk
+from topk_lib.selectors import Selector, choose, is_special, make_selector, row_budgets
+from topk_lib.selectors.gate import HistorySelector
+
+__all__ = ["TopKConfig", "TopKForSequenceClassification", "TopKOutput"]
+
+POSITIONS = ("compact", "original")
+
+
+class TopKConfig(PreTrainedConfig):  # type: ignore[misc]
+    """What :class:`TopKForSequenceClassification` is made of; see there."""
+
+    model_type = "topk"
+    sub_configs = {"encoder": AutoConfig}  # noqa: RUF012
+
+    def __init__(
+        self,
+        encoder: PreTrainedConfig | dict[str, Any] | None = None,
+        selector: dict[str, Any] | None = None,
+        k: int = 64,
+        share: float | None = None,
+        spend: str = "text",
+        positions: str = "compact",
+        link: str = "sigmoid",
+        start_temperature: float = 1.0,
+        final_temperature: float = 0.1,
+        special_ids: Sequence[int] = (),
+        keep_after: dict[str, int] | None = None,
+        keep_by: str = "attention",
+        **kwargs: Any,
+    ) -> None:
+        if encoder is None:
+            encoder = {"model_type": "bert"}
+        inner: Any = AutoConfig.for_model(**encoder) if isinstance(encoder, dict) else encoder
+        self.encoder = inner
+        self.selector = selector or {"name": "first"}
+        self.k, self.share, self.spend, self.positions = k, share, spend, positions
+        self.link, self.start_temperature, self.final_temperature = link, start_temperature, final_temperature
+        self.special_ids = list(special_ids)
+        self.keep_after = keep_after or {}  # JSON has strings for keys
+        self.keep_by = keep_by
+        kwargs.setdefault("num_labels", inner.num_labels)
+        kwargs.setdefault("pad_token_id", inner.pad_token_id)
+        super().__init__(**kwargs)
+
+
+@dataclass
+class TopKOutput(SequenceClassifierOutput):  # type: ignore[misc]
+    """As ``SequenceClassifierOutput``, and what was read.
+
+    Attributes:
+        kept: (batch, k) int64, the positions of the tokens that the encoder read, ascending; -1 in
+            spare slots.
+    """
+
+    kept: Tensor | None = None
+
+
+class Reading(NamedTuple):
+    """What the encoder is to read: all (batch, k)."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    positions: Tensor
+    weights: Tensor | None
+    chosen: Selection
+
+
+class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
+    """A text classifier that reads k tokens of each text, those that its selector scores highest.
+
+    The texts are given whole, of any length. The selector scores their tokens; the k best (the
+    special tokens always among them) are gathered, and the encoder runs on sequences of length k.
+    Nothing is masked away: what is not chosen is not computed.
+
+    A trainable selector (the gate) is trained through :func:`~topk_lib.ops.soft_topk`: the embedding
+    of each chosen token is multiplied by w + (1 - stop_gradient(w)), whose value is 1 and whose
+    gradient is that of the soft weight; noise of Gumbel's distribution, times the temperature,
+    is added to the scores in training so that tokens near the edge get their chance. :meth:`anneal`
+    cools the temperature. At inference the choice is hard and without noise.
+
+    Build one with :meth:`from_encoder`; ``save_pretrained``, ``from_pretrained``, ``push_to_hub`` and
+    ``pipeline("text-classification")`` work as usual (after ``import topk_lib.models``).
+    """
+
+    config_class = TopKConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: TopKConfig) -> None:
+        super().__init__(config)
+        self.encoder = AutoModelForSequenceClassification.from_config(config.encoder)
+        self._build()
+        self.post_init()
+
+    def _build(self) -> None:
+        config = self.config
+        if config.positions not in POSITIONS:
+            raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {config.positions!r}")
+        if config.k < 1:
+            raise ValueError(f"k must be at least 1, got {config.k}")
+        limit = self._most
+        if limit is not None and config.k > limit:
+            raise ValueError(f"k = {config.k} is more than the encoder reads: choose k <= {limit}")
+        embedding = self.encoder.get_input_embeddings()
+        self.selector = make_selector(**{"vocabulary": embedding.num_embeddings} | config.selector)
+        self.selector.attach(embedding)
+        self.soft = SoftTopK(
+            config.k, config.start_temperature, final_temperature=config.final_temperature, link=config.link
+        )
+        if config.keep_after:
+            from topk_lib.models.pruning import TokenPruner
+        self.pruner = (
+            TokenPruner(self.encoder, {int(at): k for at, k in config.keep_after.items()}, by=config.keep_by)
+            if config.keep_after
+            else None
+        )
+        self._takes = frozenset(inspect.signature(self.encoder.forward).parameters)
+        if config.positions == "original" and "position_ids" not in self._takes:
+            raise ValueError(
+                f'{type(self.encoder).__name__} takes no position_ids: choose positions="compact"'
+            )
+
+    def _init_weights(self, module: Any) -> None:
+        """All parts have drawn their own weights."""
+
+    @classmethod
+    def from_encoder(
+        cls,
+        name: str | Path | None = None,
+        selector: str | Selector = "first",
+        k: int = 64,
+        *,
+        seed: int = 0,
+        attention_dropout: float | None = None,
+        **options: Any,
+    ) -> tuple[TopKForSequenceClassification, Any]:
+        """Put a selector before a pretrained encoder.
+
+        Args:
+            name: hub name or folder of the encoder; None for the embedded default.
+            selector: its name (``model.selector.fit`` comes next where it learns from texts), or
+                a fitted one.
+            k: tokens the encoder reads of each text, special tokens included.
+            seed: of the selector.
+            attention_dropout: see :func:`~topk_lib.models.load_encoder`.
+            **options: further fields of the configuration:
+
+                - ``share``, ``spend``: see :func:`~topk_lib.selectors.row_budgets`;
+                - ``positions``: "compact" numbers the chosen tokens from 0; "original" leaves
+                  each its place in the text (a text longer than the encoder's positions has
+                  its places squeezed into them);
+                - ``link``, ``start_temperature``, ``final_temperature``: of the soft weights;
+                - ``keep_after``, ``keep_by``: drop tokens inside the encoder too, see
+                  :class:`~topk_lib.models.TokenPruner`.
+
+        Returns:
+            The model and the tokenizer.
+
+        Raises:
+            OSError: no such encoder.
+            ValueError, TypeError: an option that is none, or out of its range.
+        """
+        encoder, tokenizer = load_encoder(name, attention_dropout=attention_dropout)
+        if isinstance(selector, str):
+            selector = make_selector(selector, seed=seed, vocabulary=encoder.config.vocab_size)
+        known = inspect.signature(TopKConfig.__init__).parameters
+        for option in options:
+            if option not in known:
+                raise TypeError(f"no option {option!r}: choose from {', '.join(list(known)[4:-1])}")
+        if keep := options.get("keep_after"):
+            options["keep_after"] = {str(layer): int(size) for layer, size in keep.items()}
+        config = TopKConfig(
+            encoder=encoder.config,
+            selector={"name": selector.name, "seed": selector.seed, **selector.options()},
+            k=k,
+            special_ids=tokenizer.all_special_ids,
+            id2label=encoder.config.id2label,
+            label2id=encoder.config.label2id,
+            **options,
+        )
+        model = cls(config)
+        model.encoder.load_state_dict(encoder.state_dict())
+        if selector.state_dict():
+            model.selector = selector.attach(model.encoder.get_input_embeddings())
+        return model, tokenizer
+
+    def get_input_embeddings(self) -> Any:
+        return self.encoder.get_input_embeddings()
+
+    @property
+    def _offset(self) -> int:
+        """Where the positions of the encoder begin: RoBERTa and its kin leave out the first ones."""
+        table = getattr(getattr(self.encoder.base_model, "embeddings", None), "position_embeddings", None)
+        padding = getattr(table, "padding_idx", None)
+        return 0 if padding is None else int(padding) + 1
+
+    @property
+    def _most(self) -> int | None:
+        most = getattr(self.config.encoder, "max_position_embeddings", None)
+        return None if most is None else int(most) - self._offset
+
+    def select(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Reading:
+        """Choose what the encoder reads.
+
+        Args:
+            input_ids: (batch, length) int64.
+            attention_mask: (batch, length), 1 for tokens; None: all.
+        """
+        config = self.config
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        learning = self.training and self.selector.trainable and torch.is_grad_enabled()
+        real = attention_mask.bool()
+        pinned = is_special(input_ids, config.special_ids) & real
+        with torch.set_grad_enabled(learning):
+            scores = self.selector.scores(input_ids, attention_mask)
+            ranked = scores
+            if learning:
+                noise = torch.rand_like(scores).clamp(min=1e-10).log().neg().log().neg()
+                ranked = scores + self.soft.temperature * noise
+            k = row_budgets(
+                ranked.detach(), real, pinned, config.k,
+                share=config.share, spend=config.spend, most=self._most,
+            )  # fmt: skip
+            chosen = choose(ranked.detach(), real, pinned, k)
+            weights = self._weights(ranked, chosen, real & ~pinned) if learning else None
+        filled = chosen.indices >= 0
+        places = chosen.indices.clamp(min=0)
+        ids = input_ids.gather(-1, places).masked_fill(~filled, config.pad_token_id or 0)
+        return Reading(ids, filled.to(attention_mask.dtype), self._positions(places, real), weights, chosen)
+
+    def _weights(self, scores: Tensor, chosen: Selection, free: Tensor) -> Tensor:
+        """(batch, k): of value 1, with the gradient of the soft weights."""
+        open_slots = (chosen.mask & free).sum(-1)
+        soft = soft_topk(scores, open_slots, self.soft.temperature, link=self.config.link, valid=free)
+        weights = soft.masked_fill(~free, 1.0).gather(-1, chosen.indices.clamp(min=0))
+        return weights + (1 - weights.detach())
+
+    def _positions(self, places: Tensor, real: Tensor) -> Tensor:
+        if self.config.positions == "compact":
+            places = torch.arange(places.shape[-1], device=places.device).expand_as(places)
+        elif (limit := self._most) is not None:
+            length = real.sum(-1, keepdim=True)
+            squeezed = (places * (limit - 1)).div((length - 1).clamp(min=1), rounding_mode="floor")
+            places = torch.where(length > limit, squeezed, places)
+        return places + self._offset
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> TopKOutput:
+        """Classify.
+
+        Args:
+            input_ids: (batch, length) int64, the whole texts.
+            attention_mask: (batch, length), 1 for tokens and 0 for padding; None: all are tokens.
+            labels: (batch,) int64, for the loss.
+
+        Returns:
+            ``loss`` (where labels are given), ``logits`` (batch, labels) and ``kept`` (batch, k).
+        """
+        return self.read(self.select(input_ids, attention_mask), labels)[0]
+
+    def read(
+        self, reading: Reading, labels: Tensor | None = None, *, embeds_require_grad: bool = False
+    ) -> tuple[TopKOutput, Tensor]:
+        """Run the encoder on what :meth:`select` chose.
+
+        Returns:
+            What :meth:`forward` returns, and the embeddings (batch, k, width) that entered the
+            encoder, a leaf of the graph where ``embeds_require_grad``.
+        """
+        embeds = self.encoder.get_input_embeddings()(reading.input_ids)
+        if embeds_require_grad:
+            embeds = embeds.detach().requires_grad_()
+        entering = embeds
+        if reading.weights is not None:
+            if isinstance(self.selector, HistorySelector):
+                reading.weights.register_hook(lambda g: self._observe(reading, g))  # type: ignore[no-untyped-call]
+            entering = embeds * reading.weights.unsqueeze(-1).to(embeds.dtype)
+        options: dict[str, Any] = {"labels": labels} if labels is not None else {}
+        if "position_ids" in self._takes:
+            options["position_ids"] = reading.positions
+        output = self.encoder(inputs_embeds=entering, attention_mask=reading.attention_mask, **options)
+        return TopKOutput(loss=output.loss, logits=output.logits, kept=reading.chosen.indices), embeds
+
+    def _observe(self, reading: Reading, gradient: Tensor) -> None:
+        assert isinstance(self.selector, HistorySelector)
+        # The loss is the mean over the batch; a contribution is that of one text.
+        real = reading.attention_mask.bool() & ~is_special(reading.input_ids, self.config.special_ids)
+        self.selector.observe(reading.input_ids[real], -len(gradient) * gradient[real])
+
+    def anneal(self, progress: float) -> None:
+        """Cool the temperature to that of this share of training, 0 to 1."""
+        self.soft.anneal(progress)
+
+
+AutoConfig.register("topk", TopKConfig)
+AutoModelForSequenceClassification.register(TopKConfig, TopKForSequenceClassification)

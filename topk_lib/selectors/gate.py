@@ -1,0 +1,221 @@
+"""Selectors with a learned function of the token embeddings: soft selection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from topk_lib.selectors.base import Selector, ids_to_batch, register
+from topk_lib.selectors.corpus import LinearSelector
+
+__all__ = ["DistilledSelector", "GateSelector", "HistorySelector"]
+
+
+@register
+class GateSelector(Selector):
+    """A small network on the token embeddings, trained end to end with the encoder.
+
+    s_i = v . gelu(U x_i + b), where x_i is the normalised embedding of token i plus, for
+    ``context`` > 1, a depth-wise convolution over its neighbours; without a hidden layer it is the
+    logistic regression s_i = v . x_i. In training the choice is hard and the gradient that of
+    :func:`~topk_lib.ops.soft_topk` (straight-through), so that the encoder reads k tokens and
+    no more; see :class:`~topk_lib.models.TopKForSequenceClassification`.
+
+    ``fit`` gives the gate a start: it learns to rank tokens as the linear selector does.
+
+    Args:
+        hidden: width of the hidden layer; 0 for none.
+        context: tokens that the convolution sees, odd; 1 for the token alone.
+    """
+
+    name: ClassVar[str] = "gate"
+    rule: ClassVar[str] = "learned gate"
+    needs_embeddings: ClassVar[bool] = True
+    trainable: ClassVar[bool] = True
+
+    def __init__(
+        self, seed: int = 0, vocabulary: int | None = None, *, hidden: int = 64, context: int = 5
+    ) -> None:
+        super().__init__(seed, vocabulary)
+        if hidden < 0:
+            raise ValueError(f"hidden must be 0 or more, got {hidden}")
+        if context < 1 or context % 2 == 0:
+            raise ValueError(f"context must be odd and at least 1, got {context}")
+        self.hidden, self.context = hidden, context
+        self.net: nn.ModuleDict | None = None
+
+    def attach(self, embedding: nn.Embedding) -> GateSelector:
+        super().attach(embedding)
+        if self.net is None:
+            width = embedding.embedding_dim
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                layers: dict[str, nn.Module] = {"norm": nn.LayerNorm(width, elementwise_affine=False)}
+                if self.context > 1:
+                    layers["context"] = nn.Conv1d(
+                        width, width, self.context, padding=self.context // 2, groups=width
+                    )
+                if self.hidden:
+                    layers["hidden"] = nn.Linear(width, self.hidden)
+                layers["score"] = nn.Linear(self.hidden or width, 1, bias=False)
+                self.net = nn.ModuleDict(layers)
+            self.net.to(embedding.weight.device)
+        return self
+
+    def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        embedding = self.embedding
+        assert self.net is not None
+        with torch.autocast(input_ids.device.type, enabled=False):  # a ranking needs float32
+            # The embeddings have their gradient from the encoder; from here they would get a second.
+            x = self.net["norm"](embedding(input_ids).detach().float())
+            if "context" in self.net:
+                seen = x * attention_mask.unsqueeze(-1)  # padding must not leak in
+                x = x + self.net["context"](seen.transpose(1, 2)).transpose(1, 2)
+            if "hidden" in self.net:
+                x = nn.functional.gelu(self.net["hidden"](x))
+            scores: Tensor = self.net["score"](x).squeeze(-1)
+        return scores
+
+    def fit(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> Selector:
+        teacher = LinearSelector(vocabulary=self.embedding.num_embeddings).fit(
+            token_ids, self._labels(labels)
+        )
+        self.teach(token_ids, [teacher.table[torch.as_tensor(list(ids))] for ids in token_ids])
+        return self
+
+    def teach(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        targets: Sequence[Tensor],
+        *,
+        texts: int = 2000,
+        epochs: int = 3,
+        batch_size: int = 16,
+        learning_rate: float = 2e-3,
+    ) -> float:
+        """Train the gate alone to predict a score for each token, by least squares.
+
+        Args:
+            token_ids: the texts.
+            targets: for each text one number a token, float; their mean and spread over all
+                texts are brought to 0 and 1.
+            texts: at most so many are drawn.
+            epochs, batch_size, learning_rate: of the training (Adam).
+
+        Returns:
+            The share of the targets' variance that the gate explains at the end (R^2, on the
+            texts of the last epoch).
+        """
+        assert self.net is not None, "attach(embedding) comes first"
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = [i for i in torch.randperm(len(token_ids), generator=generator).tolist() if token_ids[i]]
+        drawn = drawn[:texts]
+        every = torch.cat([targets[i].float() for i in drawn])
+        mean, spread = every.mean(), every.std().clamp(min=1e-12)
+        device = self.embedding.weight.device
+        optimiser = torch.optim.Adam(self.net.parameters(), lr=learning_rate)
+        error = 1.0
+        for _ in range(epochs):
+            wrong = total = 0.0
+            # Texts of like length share a batch; the batches come in any order.
+            order = sorted(drawn, key=lambda i: len(token_ids[i]))
+            batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+            for which in torch.randperm(len(batches), generator=generator).tolist():
+                rows = batches[which]
+                ids, mask = (x.to(device) for x in ids_to_batch([token_ids[i] for i in rows]))
+                wanted = torch.cat([(targets[i].float() - mean) / spread for i in rows]).to(device)
+                loss = (self.scores(ids, mask)[mask.bool()] - wanted).square().mean()
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                wrong += float(loss.detach()) * len(wanted)
+                total += len(wanted)
+            error = wrong / total
+        return 1.0 - error
+
+    def options(self) -> dict[str, Any]:
+        return {"hidden": self.hidden, "context": self.context}
+
+
+@register
+class DistilledSelector(GateSelector):
+    """A gate that learns token labels from a teacher, and is then kept as it is.
+
+    The labels are attributions: how much each token moved the teacher's answer, see
+    :func:`~topk_lib.training.attributions`. Nothing flows back from the encoder.
+    """
+
+    name: ClassVar[str] = "distilled"
+    rule: ClassVar[str] = "distilled gate"
+    trainable: ClassVar[bool] = False
+    TEXTS: ClassVar[int] = 2000
+
+    def fit(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> Selector:
+        raise ValueError("the distilled selector learns from a teacher: call teach(token_ids, attributions)")
+
+
+@register
+class HistorySelector(GateSelector):
+    """A gate whose scores are corrected by how each token type has done so far.
+
+    In training every token that is read has a contribution -dL/dw_i: how much, to first order,
+    reading it lowered the loss L of its text. With n contributions of a type, of mean m brought to the
+    spread of the scores, the score is (1 - r) s + r m where r = n / (n + prior): the less is
+    known of a type, the more its history is shrunk toward the gate. At inference the history
+    stands still, since there are no labels.
+
+    Args:
+        prior: how many contributions weigh as much as the gate.
+        hidden, context: of the gate.
+    """
+
+    name: ClassVar[str] = "history"
+    rule: ClassVar[str] = "gate + history"
+    count: Tensor
+    total: Tensor
+
+    def __init__(
+        self,
+        seed: int = 0,
+        vocabulary: int | None = None,
+        *,
+        prior: float = 50.0,
+        hidden: int = 64,
+        context: int = 5,
+    ) -> None:
+        super().__init__(seed, vocabulary, hidden=hidden, context=context)
+        if prior <= 0:
+            raise ValueError(f"prior must be above 0, got {prior}")
+        self.prior = prior
+
+    def attach(self, embedding: nn.Embedding) -> GateSelector:
+        super().attach(embedding)
+        if "count" not in self._buffers:
+            for name in ("count", "total"):
+                self.register_buffer(
+                    name, torch.zeros(embedding.num_embeddings, device=embedding.weight.device)
+                )
+        return self
+
+    def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        gate = super().scores(input_ids, attention_mask)
+        mean = self.total / self.count.clamp(min=1)
+        weight = self.count / self.count.sum().clamp(min=1)
+        centre = (weight * mean).sum()
+        spread = (weight * (mean - centre).square()).sum().sqrt().clamp(min=1e-12)
+        trust = (self.count / (self.count + self.prior))[input_ids]
+        return (1 - trust) * gate + trust * ((mean - centre) / spread)[input_ids]
+
+    @torch.no_grad()
+    def observe(self, input_ids: Tensor, contributions: Tensor) -> None:
+        """Remember contributions, (tokens,) float, of tokens ``input_ids``, (tokens,) int64."""
+        good = contributions.isfinite()
+        ids, values = input_ids[good], contributions[good].float()
+        self.count.index_add_(0, ids, torch.ones_like(values))
+        self.total.index_add_(0, ids, values)
+
+    def options(self) -> dict[str, Any]:
+        return {"prior": self.prior} | super().options()

@@ -1,0 +1,47 @@
+"""How much each token moved a model's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from topk_lib.models import TopKForSequenceClassification
+from topk_lib.selectors import ids_to_batch
+
+__all__ = ["attributions"]
+
+
+def attributions(
+    model: TopKForSequenceClassification, token_ids: Sequence[Sequence[int]], *, batch_size: int = 16
+) -> list[Tensor]:
+    """Gradient times input of every token, for the answer that the model gives.
+
+    |e_i . d(l_a - l_b)/de_i|, where e_i is the token's embedding and l_a, l_b are the highest and
+    the second highest logit (Denil et al. 2014; Ancona et al. 2018 compare the kin of it).
+
+    Args:
+        model: in any mode; left as it was.
+        token_ids: the texts.
+        batch_size: texts at a time.
+
+    Returns:
+        For each text (tokens,) float32 on the CPU, 0 for tokens that the model did not read.
+    """
+    training, device = model.training, model.device
+    model.eval()
+    found = [torch.zeros(len(ids)) for ids in token_ids]
+    order = sorted((i for i in range(len(token_ids)) if token_ids[i]), key=lambda i: len(token_ids[i]))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        ids, mask = (x.to(device) for x in ids_to_batch([token_ids[i] for i in rows]))
+        output, embeds = model.read(model.select(ids, mask), embeds_require_grad=True)
+        best = output.logits.topk(2, dim=-1).values
+        (gradient,) = torch.autograd.grad((best[:, 0] - best[:, 1]).sum(), embeds)
+        moved = (gradient * embeds.detach()).sum(-1).abs().float().cpu()
+        assert output.kept is not None
+        for i, kept, one in zip(rows, output.kept.cpu(), moved, strict=True):
+            found[i][kept[kept >= 0]] = one[kept >= 0]
+    model.train(training)
+    return found

@@ -1,0 +1,253 @@
+"""How few tokens are enough? Selector by k by seed on IMDB, one record a run, resumable."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from topk_lib import records
+from topk_lib.data import load_reviews, source_of
+from topk_lib.models import TopKForSequenceClassification
+from topk_lib.selectors import ids_to_batch
+from topk_lib.training.finetune import finetune
+from topk_lib.training.metrics import accuracy_interval
+
+__all__ = ["SELECTORS", "Run", "inference", "run", "runs", "slices"]
+
+SELECTORS = (
+    "gate", "linear", "distilled", "history", "chi2", "mutual_information", "embedding", "head_tail",
+    "frequency", "tfidf_corpus", "tfidf", "first", "random",
+)  # fmt: skip
+FULL = 512  # what the encoder can read at most
+SMALL = 4000  # training reviews where a CPU does all the work
+_RATE = 1e-4  # chosen on the held-out part of the training split: results/imdb_dev
+_TEACHER = ("linear", 256)
+
+_PRAISE = "best brilliant excellent masterpiece wonderful superb perfect amazing genius great fantastic"
+_BLAME = "worst awful terrible horrible boring stupid waste dull ridiculous poor lame"
+_NEGATION = re.compile(r"\b(?:not|no|never|nothing|without|hardly|n't)\b|n't\b", re.IGNORECASE)
+
+
+class Run(NamedTuple):
+    """One fine-tuning to be recorded as ``results/<experiment>/<name>.<device>.json``."""
+
+    experiment: str
+    name: str
+    options: dict[str, Any]
+
+
+def runs(n_train: int, *, gpu: bool) -> Iterator[Run]:
+    """The grid, most telling first.
+
+    Args:
+        n_train: training reviews of each run.
+        gpu: three seeds of everything; else one, and three at k = 64 only at the end.
+    """
+    experiment = f"study_{n_train}"
+
+    def one(selector: str, k: int, seed: int, tag: str = "", **more: Any) -> Run:
+        options = {"selector": selector, "k": k, "seed": seed, "n_train": n_train, "learning_rate": _RATE}
+        if selector == "distilled":
+            options["teacher"] = "linear-k256"
+        return Run(experiment, f"{selector}-k{k}{tag}-s{seed}", options | more)
+
+    seeds = range(3) if gpu else range(1)
+    for seed in seeds:
+        yield from (one(selector, 64, seed) for selector in SELECTORS[:4])
+        yield one("first", FULL, seed)
+        yield from (one(selector, 64, seed) for selector in SELECTORS[4:])
+        for k in (32, 128, 16):
+            yield from (one(selector, k, seed) for selector in SELECTORS)
+        # ideas for spending the same budget better
+        yield one("linear", 64, seed, "-original", positions="original")
+        yield one("gate", 64, seed, "-original", positions="original")
+        yield one("linear", 128, seed, "-share25", share=0.25)
+        yield one("gate", 64, seed, "-batch", spend="batch")
+        yield one("first", 128, seed, "-inside", keep_after="1:64,3:32")
+    if gpu:
+        for seed in seeds:
+            yield from (one(selector, 256, seed) for selector in SELECTORS)
+            yield from (one(selector, FULL, seed) for selector in SELECTORS[:2])
+    else:
+        for seed in (1, 2):
+            yield from (one(selector, 64, seed) for selector in SELECTORS)
+
+
+def run(*, only: str = "", list_only: bool = False, n_train: int | None = None) -> list[str]:
+    """Make whatever lacks a record from this kind of device; the same call goes on where it was.
+
+    Args:
+        only: only runs whose experiment/run contains this.
+        list_only: say what lacks a record, and make nothing.
+        n_train: training reviews of each run; None: all 25,000 on a GPU, else 4,000.
+
+    Returns:
+        The runs that failed.
+    """
+    kind = records.device_kind()
+    n_train = n_train or (25_000 if kind == "cuda" else SMALL)
+    failed = []
+    for one in runs(n_train, gpu=kind == "cuda"):
+        label = f"{one.experiment}/{one.name}"
+        if only not in label or _path(one.experiment, one.name).is_file():
+            continue
+        print(f"== {label}", flush=True)
+        if list_only:
+            continue
+        try:
+            make(one)
+        except (OSError, RuntimeError, ValueError) as error:
+            failed.append(label)
+            print(f"failed, going on: {label}: {error}", file=sys.stderr)
+    label = "study_speed/inference"
+    if only in label and not _path("study_speed", "inference").is_file():
+        print(f"== {label}", flush=True)
+        if not list_only:
+            inference()
+    return failed
+
+
+def make(one: Run) -> Path:
+    """Fine-tune, measure on all test reviews and their slices, write the record."""
+    options = dict(one.options)
+    if "teacher" in options:
+        options["teacher"] = str(_teacher(options["n_train"], options["seed"]))
+    folder = Path("runs") / one.experiment / one.name
+    result = finetune(folder, quiet=True, **options)
+    test = load_reviews(split="test", quiet=True)
+    right = np.asarray(result.predictions) == np.asarray(test["label"])
+    parts = {}
+    for name, inside in slices(list(test["text"]), list(test["label"])).items():
+        low, high = accuracy_interval(int(right[inside].sum()), int(inside.sum()))
+        parts[name] = {"n": int(inside.sum()), "accuracy": float(right[inside].mean()),
+                       "accuracy_low": low, "accuracy_high": high}  # fmt: skip
+    path = records.write(
+        one.experiment, one.name,
+        metrics=result.metrics | {"seconds": result.seconds, "slices": parts, "wrong": _packed(~right)},
+        settings=result.settings | ({"teacher": one.options["teacher"]} if "teacher" in options else {}),
+        data=result.data, seconds=sum(result.seconds.values()),
+        command=f"topk-lib study imdb --only {one.experiment}/{one.name}",
+    )  # fmt: skip
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    print(f"accuracy {result.metrics['accuracy']:.2%}", flush=True)
+    return path
+
+
+def slices(texts: Sequence[str], labels: Sequence[int]) -> dict[str, np.ndarray]:
+    """Kinds of reviews on which to look apart, each (reviews,) bool.
+
+    - ``short`` and ``long``: the shortest and the longest fifth, by words;
+    - ``negation``: the fifth with the most negations a word;
+    - ``contrary``: reviews whose strong opinion words (of two short lists) speak more for the
+      other side than for their own, as irony and faint praise do; the label is used to find them.
+    """
+    words = [re.findall(r"[\w']+", text.lower()) for text in texts]
+    length = np.array([len(w) for w in words])
+    negation = np.array([len(_NEGATION.findall(text)) for text in texts]) / np.maximum(length, 1)
+    praise, blame = set(_PRAISE.split()), set(_BLAME.split())
+    tone = np.array([sum((w in praise) - (w in blame) for w in text) for text in words])
+    side = 2 * np.asarray(labels) - 1
+    low, high = np.quantile(length, (0.2, 0.8))
+    return {
+        "short": length <= low,
+        "long": length >= high,
+        "negation": negation >= np.quantile(negation, 0.8),
+        "contrary": tone * side < 0,
+    }
+
+
+def inference(ks: Sequence[int] = (16, 32, 64, 128, 256, FULL), texts: int = 256) -> Path:
+    """Measure texts a second and FLOPs a text, the selector's own cost included, side by side.
+
+    The models are untrained: what is chosen takes as long to read. The same test reviews for all,
+    sorted by length, 32 at a time; the models take turns, in a new order each round.
+    """
+    begun = time.perf_counter()
+    train = load_reviews(split="train", n=1000, quiet=True)
+    test = load_reviews(split="test", n=texts, quiet=True)
+    models: dict[str, TopKForSequenceClassification] = {}
+    device = torch.device(records.device_kind())
+    ids: list[list[int]] = []
+    for selector in ("first", "linear", "tfidf", "gate"):
+        for k in ks:
+            if selector == "first" or k < FULL:
+                model, tokenizer = TopKForSequenceClassification.from_encoder(
+                    selector=selector, k=k, attention_dropout=0.0
+                )
+                if k == ks[0]:
+                    train_ids = tokenizer(list(train["text"]), verbose=False)["input_ids"]
+                    state = model.selector.fit(train_ids, list(train["label"])).state_dict()
+                model.selector.load_state_dict(state)
+                models[f"{selector}-k{k}"] = model.to(device).eval()
+    ids = sorted(tokenizer(list(test["text"]), verbose=False)["input_ids"], key=len)
+    batches = [
+        tuple(x.to(device) for x in ids_to_batch(ids[start : start + 32])) for start in range(0, len(ids), 32)
+    ]
+    found: dict[str, dict[str, Any]] = {name: {"seconds": [], "select_seconds": []} for name in models}
+    rng = random.Random(0)
+    with torch.inference_mode():
+        for name, model in models.items():
+            with FlopCounterMode(display=False) as counter:
+                for batch in batches:
+                    model(*batch)
+            found[name]["flops_per_text"] = counter.get_total_flops() / len(ids)
+        for _ in range(3):
+            order = list(models)
+            rng.shuffle(order)
+            for name in order:
+                found[name]["seconds"].append(_timed(models[name], batches))
+                found[name]["select_seconds"].append(_timed(models[name].select, batches))
+    metrics: dict[str, Any] = {"texts": len(ids), "mean_tokens": float(np.mean([len(i) for i in ids]))}
+    for name, one in found.items():
+        seconds = float(np.median(one["seconds"]))
+        metrics[name] = {
+            "texts_per_second": len(ids) / seconds,
+            "slowest": len(ids) / max(one["seconds"]),
+            "fastest": len(ids) / min(one["seconds"]),
+            "selector_share": float(np.median(one["select_seconds"])) / seconds,
+            "flops_per_text": one["flops_per_text"],
+        }
+    return records.write(
+        "study_speed", "inference", metrics=metrics,
+        settings={"seed": 0, "batch_size": 32, "rounds": 3, "threads": torch.get_num_threads()},
+        data={"source": source_of(test), "n_eval": len(ids)}, seconds=time.perf_counter() - begun,
+        command="topk-lib study imdb --only study_speed/inference",
+    )  # fmt: skip
+
+
+def _timed(call: Any, batches: Sequence[tuple[torch.Tensor, ...]]) -> float:
+    start = time.perf_counter()
+    for batch in batches:
+        call(*batch)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _teacher(n_train: int, seed: int) -> Path:
+    """The model that the distilled gate learns from; trained once."""
+    selector, k = _TEACHER
+    folder = Path("runs") / "teacher" / f"{selector}-k{k}-n{n_train}-s{seed}"
+    finetune(folder, selector=selector, k=k, n_train=n_train, n_eval=1000, evaluate_on="dev", seed=seed,
+             learning_rate=_RATE, quiet=True)  # fmt: skip
+    return folder
+
+
+def _packed(wrong: np.ndarray) -> str:
+    """A bit a review, in hexadecimal, so that two runs can be compared review by review."""
+    return np.packbits(wrong).tobytes().hex()
+
+
+def _path(experiment: str, name: str) -> Path:
+    return records.results_folder() / experiment / f"{name}.{records.device_kind()}.json"
