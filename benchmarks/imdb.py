@@ -1,4 +1,4 @@
-"""The recorded IMDB runs, most valuable first; each writes its record in ``results/`` at once.
+"""The IMDB runs of the first chapter; each writes its record in ``results/`` at once.
 
     python benchmarks/imdb.py            run whatever lacks a record from this kind of device
     python benchmarks/imdb.py --list     say what that is
@@ -25,7 +25,7 @@ import numpy as np
 from topk_lib import records
 from topk_lib.data import fingerprint, load_reviews, source_of
 from topk_lib.models import load_encoder
-from topk_lib.selectors import make_selector, select_tokens
+from topk_lib.selectors import LinearSelector, make_selector, select_tokens
 from topk_lib.selectors.corpus import count_tokens
 from topk_lib.training import nb_svm, tfidf_logistic
 from topk_lib.training.finetune import _tokenize
@@ -50,7 +50,7 @@ def best_learning_rate() -> str:
 
 
 def runs(gpu: bool) -> Iterator[Run]:
-    """All runs in order of value; a GPU does three seeds, and its grid on all training reviews."""
+    """All runs in order of value; the larger grid is ``topk-lib study imdb``."""
     for name, function in (("tfidf_logistic", tfidf_logistic), ("nb_svm", nb_svm)):
         yield Run("imdb_baselines", name, _baseline(function))
     yield Run("imdb_overlap", "train_test", _overlap)
@@ -63,11 +63,9 @@ def runs(gpu: bool) -> Iterator[Run]:
     rate = best_learning_rate()
     if gpu:
         yield from _full(3, rate, (("linear", 256), ("first", 512)))
-        yield from _grid(25000, (64, 32, 128), 3, rate)
     else:  # the cheap grid first
         yield from _grid(4000, (64, 32, 128), 1, rate)
         yield from _full(1, rate, (("linear", 256),))
-        yield from _grid(25000, (64,), 1, rate)
 
 
 def _full(seeds: int, rate: str, choices: Sequence[tuple[str, int]]) -> Iterator[Run]:
@@ -132,10 +130,8 @@ def _what_is_kept(experiment: str, name: str, k: int = 64) -> None:
     train_ids = _tokenize(tokenizer, train["text"], None)
     test_ids = _tokenize(tokenizer, test["text"], None)
     special = set(tokenizer.all_special_ids)
-    linear = make_selector("linear").fit(train_ids, list(train["label"]))
-    weight = np.zeros(tokenizer.vocab_size)
-    table = linear.tensors()["table"].numpy()
-    weight[: len(table)] = table
+    linear = LinearSelector(vocabulary=tokenizer.vocab_size)
+    weight = linear.fit(train_ids, list(train["label"])).table.numpy()
     documents = np.asarray((count_tokens(train_ids, tokenizer.vocab_size) > 0).sum(0)).ravel()
     common = np.zeros(tokenizer.vocab_size, dtype=bool)
     common[np.argsort(-documents)[:100]] = True

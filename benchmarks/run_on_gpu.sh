@@ -14,3 +14,4 @@ for operator in hard soft sample; do
   python3 benchmarks/ops.py "$operator" || echo "failed, going on: $operator" >&2
 done
 python3 benchmarks/imdb.py
+python3 -m topk_lib.cli study imdb

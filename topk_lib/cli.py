@@ -23,11 +23,13 @@ app = typer.Typer(
 
 SelectorName = Enum("SelectorName", {name: name for name in selector_names()}, type=str)  # type: ignore[misc]
 FIRST = SelectorName("first")
+StudyName = Enum("StudyName", {"imdb": "imdb"}, type=str)
 Source = Annotated[
     str | None,
     typer.Option(help='A folder of reviews, "hub" or "embedded". [default: TOPK_IMDB, the hub, embedded]'),
 ]
 Folder = Annotated[Path, typer.Argument(help="The output folder of topk-lib finetune.")]
+Texts = Annotated[list[str] | None, typer.Argument(help="Texts; without any, one a line from stdin.")]
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def _one_sentence() -> Iterator[None]:
     """Turn the library's errors into one line on stderr and exit code 2."""
     try:
         yield
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
         if os.environ.get("TOPK_TRACEBACK"):
             raise
         typer.secho(f"topk-lib: {error}", fg="red", err=True)
@@ -73,6 +75,10 @@ def finetune(
     n_train: Annotated[int | None, typer.Option(help="Draw so many reviews. [default: all]")] = None,
     n_eval: Annotated[int | None, typer.Option(help="Draw so many reviews. [default: all]")] = None,
     evaluate_on: Annotated[str, typer.Option(help="test, or dev to choose settings.")] = "test",
+    search: Annotated[
+        int | None,
+        typer.Option(help="First so many trials on the dev split, to choose learning rate and batch size."),
+    ] = None,
     record: Annotated[
         str | None,
         typer.Option(help="Write results/EXPERIMENT/RUN.DEVICE.json: give EXPERIMENT/RUN."),
@@ -82,30 +88,34 @@ def finetune(
     """Fine-tune an encoder on the k tokens of each review that a selector keeps."""
     from topk_lib import records, training
 
+    options: dict[str, Any] = {
+        "model": model,
+        "source": source,
+        "selector": selector.value,
+        "k": k,
+        "max_length": max_length,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "seed": seed,
+        "precision": precision,
+        "share": share,
+        "spend": spend,
+        "positions": positions,
+        "selector_learning_rate": selector_learning_rate,
+        "teacher": teacher,
+        "keep_after": keep_after,
+        "n_train": n_train,
+        "n_eval": n_eval,
+        "evaluate_on": evaluate_on,
+        "quiet": quiet,
+    }
     with _one_sentence():
-        result = training.finetune(
-            output,
-            model=model,
-            source=source,
-            selector=selector.value,
-            k=k,
-            max_length=max_length,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            seed=seed,
-            precision=precision,
-            share=share,
-            spend=spend,
-            positions=positions,
-            selector_learning_rate=selector_learning_rate,
-            teacher=teacher,
-            keep_after=keep_after,
-            n_train=n_train,
-            n_eval=n_eval,
-            evaluate_on=evaluate_on,
-            quiet=quiet,
-        )
+        if search is not None:
+            best = training.search(output, search, **options)
+            print("best on dev: " + ", ".join(f"{name} {value:.3g}" for name, value in best.items()))
+            options |= best
+        result = training.finetune(output, **options)
         if int(os.environ.get("RANK", "0")):
             return
         _report(result.metrics)
@@ -140,20 +150,76 @@ def evaluate(
 
 
 @app.command()
-def predict(
-    folder: Folder,
-    texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts; without any, one a line from stdin.")
-    ] = None,
-) -> None:
+def predict(folder: Folder, texts: Texts = None) -> None:
     """Print each text's probability of being positive, one JSON object a line."""
     from topk_lib import training
 
     with _one_sentence():
-        lines = texts if texts else [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        lines = list(_lines(texts))
         for text, probability in zip(lines, training.predict(folder, lines), strict=True):
             label = "positive" if probability >= 0.5 else "negative"
             print(json.dumps({"label": label, "positive": round(probability, 4), "text": text}))
+
+
+@app.command()
+def explain(folder: Folder, texts: Texts = None) -> None:
+    """Print each text with what the model read of it marked: [like this] where there is no terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from topk_lib import training
+
+    with _one_sentence():
+        model, tokenizer, max_length = training.load_model(folder)
+        console = Console(highlight=False, markup=False, soft_wrap=True)
+        for text in _lines(texts):
+            found = training.explain(model, tokenizer, text, max_length=max_length)
+            answer = f"{found.label} {found.probability:.1%}, {found.read} of {found.tokens} tokens read"
+            if console.color_system is None:  # a terminal that cannot show styles is none either
+                print(answer, found.marked(), sep="\n", end="\n\n", flush=True)
+                continue
+            shown = Text(text)
+            for start, stop in found.spans:
+                shown.stylize("bold reverse green", start, stop)
+            console.print(answer, style="bold")
+            console.print(shown, end="\n\n")
+
+
+@app.command()
+def export(
+    folder: Folder,
+    output: Annotated[Path, typer.Argument(help="The ONNX file; OUTPUT.tokenizer.json goes beside it.")],
+) -> None:
+    """Write a fine-tuned model, with its choice of tokens, as ONNX."""
+    from topk_lib import models, training
+
+    with _one_sentence():
+        model, tokenizer, max_length = training.load_model(folder)
+        path = models.export_onnx(model, tokenizer, output, max_length=max_length)
+        print(f"wrote {path} and {path.with_suffix('.tokenizer.json').name}")
+
+
+@app.command()
+def study(
+    name: Annotated[StudyName, typer.Argument(help="Which study.")],
+    only: Annotated[str, typer.Option(help="Only runs whose experiment/run contains this.")] = "",
+    list_only: Annotated[bool, typer.Option("--list", help="Say what lacks a record; run nothing.")] = False,
+    n_train: Annotated[
+        int | None, typer.Option("--train", help="Training reviews a run. [default: 4,000; on a GPU all]")
+    ] = None,
+) -> None:
+    """Make the runs of a study that have no record yet; the same command goes on."""
+    from topk_lib.training.study import run
+
+    with _one_sentence():
+        failed = run(only=only, list_only=list_only, n_train=n_train)
+    if failed:
+        typer.secho(f"topk-lib: {len(failed)} runs failed: {', '.join(failed)}", fg="red", err=True)
+        raise typer.Exit(1)
+
+
+def _lines(texts: list[str] | None) -> Iterator[str]:
+    yield from texts if texts else (line.rstrip("\n") for line in sys.stdin if line.strip())
 
 
 def _report(m: dict[str, Any]) -> None:

@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from topk_lib import records
+from topk_lib import claims, records
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,6 +51,18 @@ class Mermaid(SphinxDirective):  # type: ignore[misc]
             f'<pre class="mermaid">{escape(source, quote=False)}</pre></div>'
         )
         return [nodes.raw("", html, format="html")]
+
+
+class Claims(SphinxDirective):  # type: ignore[misc]
+    """The article's claims with their verdicts, from all records there are."""
+
+    def run(self) -> list[nodes.Node]:
+        folders = sorted(path for path in records.results_folder().iterdir() if path.is_dir())
+        page = claims.markdown({path.name: records.load_all(path.name) for path in folders})
+        parent = nodes.Element()
+        lines = StringList(page.splitlines(), source="topk_lib/claims.py")
+        self.state.nested_parse(lines, self.content_offset, parent, match_titles=True)
+        return list(parent.children)
 
 
 def add_mermaid(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
@@ -114,6 +127,7 @@ def fill_in(app: Sphinx, config: Config) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("record", RecordRole())
     app.add_directive("mermaid", Mermaid)
+    app.add_directive("claims", Claims)
     app.connect("html-page-context", add_mermaid)
     app.connect("html-page-context", mend)
     app.connect("config-inited", fill_in, priority=10)

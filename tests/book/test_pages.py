@@ -94,7 +94,7 @@ def axe_finds_nothing_serious(page: Page) -> list[str]:
     # colours half-way through a transition are nobody's reading
     style = page.add_style_tag(content="*, *::before, *::after { transition: none !important; }")
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
         # all but colours are the same in both
         rules = None if scheme == "light" else {"runOnly": ["color-contrast"]}
@@ -113,7 +113,7 @@ def a_phone_needs_no_sideways_scrolling(page: Page) -> list[str]:
     assert before is not None
     page.set_viewport_size({"width": 390, "height": 844})
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         wide = page.evaluate("document.scrollingElement.scrollWidth")
         if wide > 390:
             wrong.append(f"{scheme}: {wide} pixels wide")

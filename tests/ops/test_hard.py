@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -118,3 +120,15 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
 def test_bad_input_says_what_is_wrong(arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         hard_topk(**({"scores": torch.zeros(2, 4)} | arguments))
+
+
+def test_many_rows_while_the_interpreter_ends() -> None:
+    """Then no thread pool takes work: the rows are done one piece after the other."""
+    program = (
+        "import atexit, torch, topk_lib\n"
+        "x = torch.arange(4 << 18).float().reshape(4, -1)\n"
+        "atexit.register(lambda: print(topk_lib.hard_topk(x, 2).values[:, 1].tolist()))\n"
+        "topk_lib.hard_topk(x, 2)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert run.stdout.strip() == str([float((i + 1) * (1 << 18) - 1) for i in range(4)]), run.stderr

@@ -16,6 +16,12 @@ from topk_lib.checks.hard_topk import (
     check_rows_mask,
     check_tie_mask,
 )
+from topk_lib.checks.how_few import (
+    check_mcnemar,
+    check_shared_level,
+    check_smallest_k,
+    check_staged_flops,
+)
 from topk_lib.checks.mathematics import (
     check_exp_threshold,
     check_soft_gradient,
@@ -42,13 +48,17 @@ __all__ = [
     "check_left_out",
     "check_limit",
     "check_mask_kernel",
+    "check_mcnemar",
     "check_middle_scores",
     "check_never_nan",
     "check_recall_accuracy",
     "check_rows_mask",
     "check_sampling_probabilities",
+    "check_shared_level",
+    "check_smallest_k",
     "check_soft_gradient",
     "check_softmax_limit",
+    "check_staged_flops",
     "check_straight_through",
     "check_threshold_search",
     "check_tie_mask",

@@ -26,6 +26,9 @@ from topk_lib.selectors.gate import HistorySelector
 __all__ = ["TopKConfig", "TopKForSequenceClassification", "TopKOutput"]
 
 POSITIONS = ("compact", "original")
+_OPTIONS = (
+    "share", "spend", "positions", "link", "start_temperature", "final_temperature", "keep_after", "keep_by",
+)  # fmt: skip
 
 
 class TopKConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -187,10 +190,9 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         encoder, tokenizer = load_encoder(name, attention_dropout=attention_dropout)
         if isinstance(selector, str):
             selector = make_selector(selector, seed=seed, vocabulary=encoder.config.vocab_size)
-        known = inspect.signature(TopKConfig.__init__).parameters
         for option in options:
-            if option not in known:
-                raise TypeError(f"no option {option!r}: choose from {', '.join(list(known)[4:-1])}")
+            if option not in _OPTIONS:
+                raise TypeError(f"no option {option!r}: choose from {', '.join(_OPTIONS)}")
         if keep := options.get("keep_after"):
             options["keep_after"] = {str(layer): int(size) for layer, size in keep.items()}
         config = TopKConfig(
@@ -246,7 +248,7 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
                 ranked.detach(), real, pinned, config.k,
                 share=config.share, spend=config.spend, most=self._most,
             )  # fmt: skip
-            chosen = choose(ranked.detach(), real, pinned, k)
+            chosen = choose(ranked.detach(), real, pinned, k, width=config.k)
             weights = self._weights(ranked, chosen, real & ~pinned) if learning else None
         filled = chosen.indices >= 0
         places = chosen.indices.clamp(min=0)

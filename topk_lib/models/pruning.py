@@ -264,7 +264,8 @@ def _is_known(layer: Any) -> bool:
     attention = getattr(layer, "attention", nn.Module())
     inner = getattr(attention, "self", nn.Module())
     return (
-        dict(attention.named_children()).keys() == {"self", "output"}
+        dict(layer.named_children()).keys() == {"attention", "intermediate", "output"}
+        and dict(attention.named_children()).keys() == {"self", "output"}
         and {"query", "key"} <= dict(inner.named_children()).keys() <= {"query", "key", "value", "dropout"}
         and hasattr(inner, "scaling")
         and inspect.signature(layer.forward).parameters.keys() <= _READS

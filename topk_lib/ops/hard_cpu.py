@@ -8,9 +8,10 @@ PyTorch's number of threads.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -64,9 +65,14 @@ def in_pieces(piece: Callable[[slice], None], rows: int, n: int) -> None:
         piece(slice(0, rows))
         return
     threads = torch.get_num_threads()
-    # A pool does not survive a fork: each process has its own.
-    run = _pool(threads, os.getpid()).map if threads > 1 else map
-    for _ in run(piece, (slice(start, start + step) for start in range(0, rows, step))):
+    parts = [slice(start, start + step) for start in range(0, rows, step)]
+    done: Iterator[None] = map(piece, parts)
+    if threads > 1:
+        # While the interpreter ends, no pool takes work.
+        with contextlib.suppress(RuntimeError):
+            # A pool does not survive a fork: each process has its own.
+            done = _pool(threads, os.getpid()).map(piece, parts)
+    for _ in done:
         pass
 
 

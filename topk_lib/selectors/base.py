@@ -93,9 +93,11 @@ class Selector(nn.Module):
             f"the {self.name} selector has not been fitted: call fit(token_ids, labels) first"
         )
 
-    def _labels(self, labels: Sequence[int] | None) -> list[int]:
+    def _labels(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None) -> list[int]:
         if labels is None:
             raise ValueError(f"the {self.name} selector learns from labels: call fit(token_ids, labels)")
+        if len(labels) != len(token_ids):
+            raise ValueError(f"each text needs a label: {len(token_ids)} texts, {len(labels)} labels")
         if len(set(labels)) < 2:
             raise ValueError(f"the {self.name} selector compares classes: texts of two labels are needed")
         return list(labels)
@@ -148,7 +150,9 @@ def ids_to_batch(token_ids: Sequence[Sequence[int]], pad_id: int = 0) -> tuple[T
     return input_ids, attention_mask
 
 
-def choose(scores: Tensor, real: Tensor, pinned: Tensor, k: int | Tensor) -> Selection:
+def choose(
+    scores: Tensor, real: Tensor, pinned: Tensor, k: int | Tensor, *, width: int | None = None
+) -> Selection:
     """The k real tokens of each text with the highest scores, pinned ones before all others.
 
     Args:
@@ -156,10 +160,14 @@ def choose(scores: Tensor, real: Tensor, pinned: Tensor, k: int | Tensor) -> Sel
         real: (batch, length) bool, False for padding.
         pinned: (batch, length) bool; always kept, and counted among the k.
         k: tokens of each text; an int, or (batch,) int64.
+        width: the largest that k may be, for ``torch.export`` alone: there the result has so
+            many slots, whatever the length and k, and nothing is raised.
 
     Raises:
         ValueError: k < 1, or too small to hold a text's pinned tokens.
     """
+    if torch.compiler.is_exporting():
+        return _choose_in_graph(scores, real, pinned & real, k, width)
     each = torch.as_tensor(k, device=scores.device)
     if each.numel() and int(each.min()) < 1:
         raise ValueError(f"k must be at least 1, got {int(each.min())}")
@@ -175,11 +183,23 @@ def choose(scores: Tensor, real: Tensor, pinned: Tensor, k: int | Tensor) -> Sel
     return hard_topk(scores.masked_fill(pinned, torch.inf), k, valid=real)
 
 
+def _choose_in_graph(
+    scores: Tensor, real: Tensor, pinned: Tensor, k: int | Tensor, width: int | None
+) -> Selection:
+    """:func:`choose` without a look at the data. Spare columns let k exceed the length."""
+    size = k if isinstance(k, int) else width
+    assert size is not None, "export needs to know the largest k"
+    wide, valid = (nn.functional.pad(x, (0, size)) for x in (scores.masked_fill(pinned, torch.inf), real))
+    per_row = None if isinstance(k, int) else k
+    indices, mask = torch.ops.topk_lib.choose(wide, size, per_row, valid)
+    values = wide.gather(-1, indices.clamp(min=0)).masked_fill(indices < 0, 0)
+    return Selection(values, indices, mask[:, : scores.shape[-1]])
+
+
 def is_special(input_ids: Tensor, special_ids: Sequence[int]) -> Tensor:
     """(batch, length) bool: True for special tokens."""
-    return torch.isin(
-        input_ids, torch.as_tensor(list(special_ids), dtype=input_ids.dtype).to(input_ids.device)
-    )
+    ids = torch.as_tensor(list(special_ids), dtype=input_ids.dtype).to(input_ids.device)
+    return (input_ids.unsqueeze(-1) == ids).any(-1)
 
 
 def shorten(

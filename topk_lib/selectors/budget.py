@@ -46,7 +46,7 @@ def row_budgets(
     if share is not None and not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}")
     if share is None and spend == "text":
-        return k
+        return k if most is None else min(k, most)
     lengths = real.sum(-1)
     least = (pinned & real).sum(-1)
     # Rounded to float32 first, 0.1 of 30 would be 4.

@@ -34,10 +34,18 @@ def count_tokens(token_ids: Sequence[Sequence[int]], vocabulary: int | None = No
 
     Returns:
         (texts, vocabulary) sparse int32, where ``vocabulary`` defaults to the largest id + 1.
+
+    Raises:
+        ValueError: no text has a token, or an id lies outside the vocabulary.
     """
     lengths = np.fromiter((len(ids) for ids in token_ids), dtype=np.int64, count=len(token_ids))
     flat = np.fromiter((i for ids in token_ids for i in ids), dtype=np.int32, count=int(lengths.sum()))
-    width = int(flat.max()) + 1 if vocabulary is None else vocabulary
+    if not len(flat):
+        raise ValueError("there is no token to count: give at least one text that is not empty")
+    largest = int(flat.max())
+    width = largest + 1 if vocabulary is None else vocabulary
+    if largest >= width:
+        raise ValueError(f"token id {largest} lies outside the vocabulary of {width}")
     ends = np.concatenate(([0], np.cumsum(lengths)))
     counts = csr_matrix((np.ones(len(flat), dtype=np.int32), flat, ends), shape=(len(token_ids), width))
     counts.sum_duplicates()
@@ -160,7 +168,7 @@ class Chi2Selector(TableSelector):
     rule: ClassVar[str] = "chi-squared"
 
     def fit(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> Chi2Selector:
-        statistic, _ = chi2(self.count(token_ids), self._labels(labels))
+        statistic, _ = chi2(self.count(token_ids), self._labels(token_ids, labels))
         self.keep(np.nan_to_num(statistic))  # types that no text has
         return self
 
@@ -178,7 +186,7 @@ class MutualInformationSelector(TableSelector):
     def fit(
         self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None
     ) -> MutualInformationSelector:
-        found, texts = class_counts(self.count(token_ids), self._labels(labels))
+        found, texts = class_counts(self.count(token_ids), self._labels(token_ids, labels))
         total = texts.sum()
         table = np.zeros(found.shape[1])
         # With the token, and without it.
@@ -201,7 +209,8 @@ class LinearSelector(TableSelector):
     rule: ClassVar[str] = "linear weight"
 
     def fit(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> LinearSelector:
-        truth = self._labels(labels)
+        truth = self._labels(token_ids, labels)
         features = TfidfTransformer(sublinear_tf=True).fit_transform(self.count(token_ids))
-        self.keep(np.abs(LogisticRegression(max_iter=1000).fit(features, truth).coef_[0]))
+        # One row of weights for two classes, one a class for more.
+        self.keep(np.abs(LogisticRegression(max_iter=1000).fit(features, truth).coef_).max(axis=0))
         return self

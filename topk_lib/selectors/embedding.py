@@ -30,7 +30,7 @@ class EmbeddingSelector(TableSelector):
     def fit(
         self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None
     ) -> EmbeddingSelector:
-        truth = np.asarray(self._labels(labels))
+        truth = np.asarray(self._labels(token_ids, labels))
         vectors = self.embedding.weight.detach().double().cpu().numpy()
         self.vocabulary = len(vectors)
         counts = self.count(token_ids)

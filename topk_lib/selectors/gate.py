@@ -18,9 +18,9 @@ __all__ = ["DistilledSelector", "GateSelector", "HistorySelector"]
 class GateSelector(Selector):
     """A small network on the token embeddings, trained end to end with the encoder.
 
-    s_i = v . gelu(U x_i + b), where x_i is the normalised embedding of token i plus, for
-    ``context`` > 1, a depth-wise convolution over its neighbours; without a hidden layer it is the
-    logistic regression s_i = v . x_i. In training the choice is hard and the gradient that of
+    h_i = U x_i + b with x_i the normalised embedding of token i; for ``context`` > 1 a depth-wise
+    convolution over its neighbours is added to h_i; s_i = v . gelu(h_i). Without a hidden layer U is one
+    row and s_i = h_i: logistic regression. In training the choice is hard and the gradient that of
     :func:`~topk_lib.ops.soft_topk` (straight-through), so that the encoder reads k tokens and
     no more; see :class:`~topk_lib.models.TopKForSequenceClassification`.
 
@@ -53,14 +53,17 @@ class GateSelector(Selector):
             width = embedding.embedding_dim
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
-                layers: dict[str, nn.Module] = {"norm": nn.LayerNorm(width, elementwise_affine=False)}
+                channels = self.hidden or 1
+                layers: dict[str, nn.Module] = {
+                    "norm": nn.LayerNorm(width, elementwise_affine=False),
+                    "project": nn.Linear(width, channels),
+                }
                 if self.context > 1:
                     layers["context"] = nn.Conv1d(
-                        width, width, self.context, padding=self.context // 2, groups=width
+                        channels, channels, self.context, padding=self.context // 2, groups=channels
                     )
                 if self.hidden:
-                    layers["hidden"] = nn.Linear(width, self.hidden)
-                layers["score"] = nn.Linear(self.hidden or width, 1, bias=False)
+                    layers["score"] = nn.Linear(channels, 1, bias=False)
                 self.net = nn.ModuleDict(layers)
             self.net.to(embedding.weight.device)
         return self
@@ -70,18 +73,22 @@ class GateSelector(Selector):
         assert self.net is not None
         with torch.autocast(input_ids.device.type, enabled=False):  # a ranking needs float32
             # The embeddings have their gradient from the encoder; from here they would get a second.
-            x = self.net["norm"](embedding(input_ids).detach().float())
+            table = embedding.weight.detach()
+            if input_ids.numel() < len(table) or torch.compiler.is_exporting():
+                x = self.net["project"](self.net["norm"](table[input_ids].float()))
+            else:  # each type once
+                x = nn.functional.embedding(input_ids, self.net["project"](self.net["norm"](table.float())))
             if "context" in self.net:
                 seen = x * attention_mask.unsqueeze(-1)  # padding must not leak in
                 x = x + self.net["context"](seen.transpose(1, 2)).transpose(1, 2)
-            if "hidden" in self.net:
-                x = nn.functional.gelu(self.net["hidden"](x))
-            scores: Tensor = self.net["score"](x).squeeze(-1)
+            if "score" in self.net:
+                x = self.net["score"](nn.functional.gelu(x))
+            scores: Tensor = x.squeeze(-1)
         return scores
 
     def fit(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> Selector:
         teacher = LinearSelector(vocabulary=self.embedding.num_embeddings).fit(
-            token_ids, self._labels(labels)
+            token_ids, self._labels(token_ids, labels)
         )
         self.teach(token_ids, [teacher.table[torch.as_tensor(list(ids))] for ids in token_ids])
         return self
@@ -108,14 +115,20 @@ class GateSelector(Selector):
         Returns:
             The share of the targets' variance that the gate explains at the end (R^2, on the
             texts of the last epoch).
+
+        Raises:
+            RuntimeError: no embeddings are attached.
+            ValueError: there is no token to learn from.
         """
-        assert self.net is not None, "attach(embedding) comes first"
+        device = self.embedding.weight.device
+        assert self.net is not None  # attach made it
         generator = torch.Generator().manual_seed(self.seed)
         drawn = [i for i in torch.randperm(len(token_ids), generator=generator).tolist() if token_ids[i]]
         drawn = drawn[:texts]
+        if not drawn:
+            raise ValueError(f"the {self.name} selector learns from texts: give at least one with a token")
         every = torch.cat([targets[i].float() for i in drawn])
         mean, spread = every.mean(), every.std().clamp(min=1e-12)
-        device = self.embedding.weight.device
         optimiser = torch.optim.Adam(self.net.parameters(), lr=learning_rate)
         error = 1.0
         for _ in range(epochs):

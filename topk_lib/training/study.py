@@ -29,9 +29,10 @@ SELECTORS = (
     "frequency", "tfidf_corpus", "tfidf", "first", "random",
 )  # fmt: skip
 FULL = 512  # what the encoder can read at most
-SMALL = 4000  # training reviews where a CPU does all the work
+SMALL = 4000  # training reviews where a CPU does all the work,
+SMALL_TEST = 10_000  # and test reviews
 _RATE = 1e-4  # chosen on the held-out part of the training split: results/imdb_dev
-_TEACHER = ("linear", 256)
+_TEACHER = ("linear", 128)
 
 _PRAISE = "best brilliant excellent masterpiece wonderful superb perfect amazing genius great fantastic"
 _BLAME = "worst awful terrible horrible boring stupid waste dull ridiculous poor lame"
@@ -57,8 +58,10 @@ def runs(n_train: int, *, gpu: bool) -> Iterator[Run]:
 
     def one(selector: str, k: int, seed: int, tag: str = "", **more: Any) -> Run:
         options = {"selector": selector, "k": k, "seed": seed, "n_train": n_train, "learning_rate": _RATE}
+        if n_train <= SMALL:
+            options["n_eval"] = SMALL_TEST
         if selector == "distilled":
-            options["teacher"] = "linear-k256"
+            options["teacher"] = "-k".join(map(str, _TEACHER))
         return Run(experiment, f"{selector}-k{k}{tag}-s{seed}", options | more)
 
     seeds = range(3) if gpu else range(1)
@@ -89,7 +92,8 @@ def run(*, only: str = "", list_only: bool = False, n_train: int | None = None) 
     Args:
         only: only runs whose experiment/run contains this.
         list_only: say what lacks a record, and make nothing.
-        n_train: training reviews of each run; None: all 25,000 on a GPU, else 4,000.
+        n_train: training reviews of each run; None: all 25,000 on a GPU, else 4,000. Up to 4,000 the
+            test is on 10,000 drawn reviews, above on all.
 
     Returns:
         The runs that failed.
@@ -109,22 +113,27 @@ def run(*, only: str = "", list_only: bool = False, n_train: int | None = None) 
         except (OSError, RuntimeError, ValueError) as error:
             failed.append(label)
             print(f"failed, going on: {label}: {error}", file=sys.stderr)
-    label = "study_speed/inference"
-    if only in label and not _path("study_speed", "inference").is_file():
-        print(f"== {label}", flush=True)
-        if not list_only:
-            inference()
+    from topk_lib.training.study_vocabulary import vocabulary_study
+
+    for name, measure in (
+        ("study_speed/inference", inference),
+        ("study_vocabulary/minilm", vocabulary_study),
+    ):
+        if only in name and not _path(*name.split("/")).is_file():
+            print(f"== {name}", flush=True)
+            if not list_only:
+                measure()
     return failed
 
 
 def make(one: Run) -> Path:
-    """Fine-tune, measure on all test reviews and their slices, write the record."""
+    """Fine-tune, measure on the test reviews and slices of them, write the record."""
     options = dict(one.options)
     if "teacher" in options:
         options["teacher"] = str(_teacher(options["n_train"], options["seed"]))
     folder = Path("runs") / one.experiment / one.name
     result = finetune(folder, quiet=True, **options)
-    test = load_reviews(split="test", quiet=True)
+    test = load_reviews(split="test", n=options.get("n_eval"), quiet=True)
     right = np.asarray(result.predictions) == np.asarray(test["label"])
     parts = {}
     for name, inside in slices(list(test["text"]), list(test["label"])).items():

@@ -1,0 +1,169 @@
+"""The checks of the chapter on soft selection recognise the answer and the likely mistakes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from topk_lib import hard_topk, soft_topk
+from topk_lib.checks import soft_selection as checks
+from topk_lib.selectors import row_budgets
+
+
+def through(embeds: Tensor, weights: Tensor, read: Tensor) -> Tensor:
+    w = weights[read]
+    return embeds[read] * (w + (1 - w.detach())).unsqueeze(-1)
+
+
+def shrunk(gate: float, n: int, mean: float, prior: float) -> float:
+    trust = n / (n + prior)
+    return (1 - trust) * gate + trust * mean
+
+
+def shares(
+    lengths: list[int],
+    share: float,
+    k: int,
+    pinned: int,
+    rounded: Callable[[float], float] = math.ceil,
+    most: bool = True,
+    least: bool = True,
+) -> list[float]:
+    found = []
+    for n in lengths:
+        each = rounded(share * n)
+        each = min(each, k) if most else each
+        each = max(each, min(pinned, n)) if least else each
+        found.append(each)
+    return found
+
+
+def test_the_score_gradient_is_what_torch_computes() -> None:
+    scores = torch.tensor([0.0, 1.0, 4.0], dtype=torch.float64, requires_grad=True)
+    numbers = torch.tensor([[5.0], [2.0], [1.0]], dtype=torch.float64)
+    read = hard_topk(scores.detach(), 2).indices
+    answer = through(numbers, soft_topk(scores, 2, 2.0, link="clip"), read).sum()
+    (gradient,) = torch.autograd.grad((answer - 1) ** 2 / 2, scores)
+    assert checks.check_score_gradient(gradient.tolist()).startswith("Right")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([-1, 1, 0], "Right"),
+        ([1, -1, 0], "the sign"),
+        ([-2, 2, 0], "divide by the temperature"),
+        ([1.5, -1.5, 0], "It was not read"),
+        ([0, 4, 2], "those are the pulls"),
+        ([-1, 1, 1], "cut off at 1"),
+        ([0, 2, 0], "tau moves too"),
+        ([1, 1, 1], "yours sum to 3"),
+        ([3, -3, 0], "the slopes d are (1, 1, 0)"),
+        ([1, 2], "yours are 2"),
+    ],
+)
+def test_score_gradient(answer: list[float], said: str) -> None:
+    assert said in checks.check_score_gradient(answer)
+
+
+def test_the_chance_is_what_draws_show() -> None:
+    torch.manual_seed(0)
+    noise = -torch.empty(200_000, 2).exponential_().log()
+    noisy = torch.tensor([0.0, -0.3]) + 0.3 * noise
+    share = float((noisy[:, 1] > noisy[:, 0]).float().mean())
+    assert share == pytest.approx(1 / (1 + math.e), abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (0.2689, "Right"),
+        (0.27, "Right"),
+        (0.7311, "the one above"),
+        (0.4256, "divide the gap"),
+        (0.4775, "do not multiply"),
+        (0.3679, "for each time"),
+        (0.0, "without noise"),
+        (27.0, "between 0 and 1"),
+        (0.5, "put in gap"),
+    ],
+)
+def test_chance(answer: float, said: str) -> None:
+    assert said in checks.check_chance(answer)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (through, "Right"),
+        (lambda e, w, r: e[r] * w[r, None], "shrunk by their weights"),
+        (lambda e, w, r: e * w[:, None], "all tokens enter"),
+        (lambda e, w, r: e[r][0], "shape (2, 2)"),
+        (lambda e, w, r: None, "returns no tensor"),
+        (lambda e, w, r: e[r] + 1, "as it is"),
+        (lambda e, w, r: e[r].detach(), "nothing comes back"),
+        (lambda e, w, r: e[r], "two copies cancel"),
+        (lambda e, w, r: e[r] * (w[r] + 1 - w[r])[:, None], "two copies cancel"),
+        (lambda e, w, r: e[r] * (1 + w[r].detach() - w[r])[:, None], "wrong sign"),
+        (lambda e, w, r: e[r] * (1 + 2 * (w[r] - w[r].detach()))[:, None], "should get"),
+        (lambda e, w, r: e[r].detach() * (1 + w[r] - w[r].detach())[:, None], "own gradient"),
+    ],
+)
+def test_entering(function: Callable[[Tensor, Tensor, Tensor], Any], said: str) -> None:
+    assert said in checks.check_entering(function)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (shrunk, "Right"),
+        (lambda g, n, m, p: n / (n + p) * g + p / (n + p) * m, "swapped"),
+        (lambda g, n, m, p: (g * p / n + m) / (1 + p / n), "divides by zero"),
+        (lambda g, n, m, p: g + n / (n + p) * m, "the gate must lose"),
+        (lambda g, n, m, p: (1 - n / p) * g + n / p * m, "past 1"),
+        (lambda g, n, m, p: g if n < p else m, "r is n / (n + prior)"),
+        (lambda g, n, m, p: g + 1, "must stand"),
+    ],
+)
+def test_corrected(function: Callable[[float, int, float, float], float], said: str) -> None:
+    assert said in checks.check_corrected(function)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rounded": math.floor}, "2.5, rounded up"),
+        ({"rounded": round}, "2.5, rounded up"),
+        ({"rounded": lambda x: math.floor(x + 0.5)}, "5.25, rounded up"),
+        ({"rounded": lambda x: x}, "whole number"),
+        ({"most": False}, "32 at most"),
+        ({"least": False}, "the pinned tokens"),
+    ],
+)
+def test_share_budgets(options: dict[str, Any], said: str) -> None:
+    assert said in checks.check_share_budgets(lambda *given: shares(*given, **options))
+
+
+def test_share_budgets_right_and_almost() -> None:
+    assert checks.check_share_budgets(shares).startswith("Right")
+    assert "yours are 1" in checks.check_share_budgets(lambda *given: [2])
+
+    def over(lengths: list[int], share: float, k: int, pinned: int) -> list[int]:
+        return [max(pinned, min(k, math.ceil(share * n))) for n in lengths]
+
+    assert "cap it at the length" in checks.check_share_budgets(over)
+
+
+def test_share_budgets_are_those_of_the_library() -> None:
+    def library(lengths: list[int], share: float, k: int, pinned: int) -> list[int]:
+        real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        held = real & (torch.arange(max(lengths)) < pinned)
+        found = row_budgets(torch.zeros(real.shape), real, held, k, share=share)
+        return found.tolist()  # type: ignore[union-attr]
+
+    assert checks.check_share_budgets(library).startswith("Right")

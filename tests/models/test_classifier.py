@@ -1,0 +1,245 @@
+"""The model reads k tokens and no more, learns where its selector can, and is saved whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    pipeline,
+)
+
+from topk_lib.models import TopKForSequenceClassification
+from topk_lib.models.loading import encoder_path
+from topk_lib.selectors import ids_to_batch, make_selector, selector_names, shorten
+
+TEXTS = [
+    "A film I would gladly sit through again, seams and all.",
+    "Dull.",
+    "It was not good, it was not bad, it was two hours long and I have nothing else to say of it at all.",
+    "",
+]
+LABELS = [1, 0, 0, 1]
+STEPS = 200
+
+
+def built(folder: Path, selector: str = "first", k: int = 8, **options: Any) -> tuple[Any, Any]:
+    model, tokenizer = TopKForSequenceClassification.from_encoder(folder, selector, k, **options)
+    ids = tokenizer(TEXTS)["input_ids"]
+    if selector == "distilled":
+        model.selector.teach(ids, [torch.arange(len(i)).float() for i in ids], epochs=1)
+    else:
+        model.selector.fit(ids, LABELS)
+    return model.eval(), tokenizer
+
+
+def batch_of(tokenizer: Any, texts: list[str] = TEXTS) -> tuple[torch.Tensor, torch.Tensor]:
+    return ids_to_batch(tokenizer(texts)["input_ids"])
+
+
+@pytest.mark.parametrize("selector", selector_names())
+def test_the_encoder_reads_what_shorten_keeps(selector: str, tiny_encoder: Path) -> None:
+    model, tokenizer = built(tiny_encoder, selector)
+    ids, mask = batch_of(tokenizer)
+    seen = []
+    model.encoder.base_model.encoder.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(args[0].shape), with_kwargs=True
+    )
+    with torch.no_grad():
+        output = model(ids, mask)
+        short, short_mask, chosen = shorten(model.selector, ids, mask, 8, tokenizer.all_special_ids)
+        expected = model.encoder(input_ids=short, attention_mask=short_mask)
+    assert seen[0][:2] == (4, 8)
+    assert torch.equal(output.kept, chosen.indices)
+    torch.testing.assert_close(output.logits, expected.logits)
+
+
+@pytest.mark.parametrize("selector", selector_names())
+def test_saved_and_read_back(selector: str, tiny_encoder: Path, tmp_path: Path) -> None:
+    model, tokenizer = built(tiny_encoder, selector, positions="original", share=0.5)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert isinstance(again, TopKForSequenceClassification)
+    ids, mask = batch_of(tokenizer)
+    with torch.no_grad():
+        old, new = model(ids, mask), again(ids, mask)
+        classify = pipeline("text-classification", model=str(tmp_path), device="cpu")
+        answers = classify(TEXTS, top_k=None)
+    assert torch.equal(old.logits, new.logits)
+    assert torch.equal(old.kept, new.kept)
+    for answer, row in zip(answers, old.logits.softmax(-1), strict=True):
+        found = {a["label"]: a["score"] for a in answer}
+        assert found["positive"] == pytest.approx(float(row[1]), abs=1e-4)
+
+
+def test_a_text_alone_is_classified_as_in_a_batch(tiny_encoder: Path) -> None:
+    model, tokenizer = built(tiny_encoder, "gate", positions="original")
+    with torch.no_grad():
+        together = model(*batch_of(tokenizer)).logits
+        alone = torch.cat([model(*batch_of(tokenizer, [text])).logits for text in TEXTS])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
+
+
+def tiny(kind: str) -> Any:
+    sizes = {"vocab_size": 200, "max_position_embeddings": 40, "num_labels": 2}
+    wide = {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    if kind == "bert":
+        return BertForSequenceClassification(BertConfig(**sizes, **wide))
+    if kind == "roberta":
+        return RobertaForSequenceClassification(RobertaConfig(**sizes, **wide))
+    return DistilBertForSequenceClassification(
+        DistilBertConfig(**sizes, dim=16, n_layers=2, n_heads=2, hidden_dim=32)
+    )
+
+
+def saved(kind: str, folder: Path) -> Path:
+    tiny(kind).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(encoder_path()).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+def test_original_positions_are_those_of_the_text(kind: str, tmp_path: Path) -> None:
+    saved(kind, tmp_path)
+    model, _ = TopKForSequenceClassification.from_encoder(tmp_path, "head_tail", 4, positions="original")
+    ids = torch.arange(5, 15)[None]
+    reading = model.eval().select(ids)
+    offset = 2 if kind == "roberta" else 0
+    assert reading.positions.tolist() == [[p + offset for p in reading.chosen.indices[0].tolist()]]
+    # reading all tokens at their places is reading the text
+    model.config.k = 10
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, model.encoder.eval()(ids).logits)
+    # of 80 tokens the last has the last place there is
+    model.config.k = 4
+    assert int(model.select(torch.randint(5, 190, (1, 80))).positions.max()) == model._most - 1 + offset
+
+
+def test_the_gate_has_gradients_and_gate_and_encoder_learn(tmp_path: Path) -> None:
+    """One token of 40 says the class: only a gate that finds it does better than a coin."""
+    torch.manual_seed(0)
+    model, _ = TopKForSequenceClassification.from_encoder(
+        saved("bert", tmp_path), "gate", 6, start_temperature=1.0, final_temperature=0.1
+    )
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (512,), generator=rng)
+    ids = torch.randint(110, 150, (512, 40), generator=rng)
+    ids[:, 0], ids[:, -1] = 101, 102
+    where = torch.randint(1, 39, (512,), generator=rng)
+    ids[torch.arange(512), where] = 160 + labels
+    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
+    model.train()
+    for step in range(STEPS):
+        model.anneal(step / STEPS)
+        rows = torch.randint(0, 512, (32,), generator=rng)
+        loss = model(ids[rows], labels=labels[rows]).loss
+        optimiser.zero_grad()
+        loss.backward()
+        if step == 0:
+            assert all(float(p.grad.abs().sum()) > 0 for p in model.selector.parameters())
+        optimiser.step()
+    model.eval()
+    with torch.no_grad():
+        output = model(ids)
+    found = (output.kept == where[:, None]).any(-1)
+    # By chance 4 of 38. Finding one class's token is enough: where it is not, the other class is.
+    assert max(found[labels == 0].float().mean(), found[labels == 1].float().mean()) > 0.9
+    assert (output.logits.argmax(-1) == labels).float().mean() > 0.9
+
+
+def test_training_reads_k_tokens_only(tiny_encoder: Path) -> None:
+    model, tokenizer = built(tiny_encoder, "gate")
+    shapes = []
+    model.encoder.base_model.encoder.register_forward_pre_hook(
+        lambda _, args: shapes.append(args[0].shape[1])
+    )
+    model.train()(*batch_of(tokenizer), labels=torch.tensor(LABELS)).loss.backward()
+    assert shapes == [8]
+
+
+def test_history_remembers_what_was_read(tiny_encoder: Path) -> None:
+    model, tokenizer = built(tiny_encoder, "history")
+    ids, mask = batch_of(tokenizer)
+    before = model.selector.scores(ids, mask)
+    model.train()
+    output = model(ids, mask, labels=torch.tensor(LABELS))
+    output.loss.backward()
+    read = (output.kept >= 0).sum() - 2 * len(TEXTS)  # [CLS] and [SEP] are no choice
+    assert int(model.selector.count.sum()) == int(read)
+    assert float(model.selector.total.abs().sum()) > 0
+    assert model.selector.count[101] == 0
+    assert not torch.equal(before, model.selector.scores(ids, mask))
+    model.eval()
+    count = model.selector.count.clone()
+    model(ids, mask, labels=torch.tensor(LABELS)).loss.backward()
+    assert torch.equal(count, model.selector.count)  # no learning from what is evaluated
+
+
+def test_a_share_of_each_text(tiny_encoder: Path) -> None:
+    model, tokenizer = built(tiny_encoder, "first", k=20, share=0.5)
+    ids, mask = batch_of(tokenizer)
+    kept = (model.select(ids, mask).chosen.indices >= 0).sum(-1)
+    lengths = mask.sum(-1)
+    assert kept.tolist() == [max(2, -(-n // 2)) for n in lengths.tolist()]
+
+
+def test_a_batch_shares_its_budget(tiny_encoder: Path) -> None:
+    model, tokenizer = built(tiny_encoder, "linear", k=6, spend="batch")
+    ids, mask = batch_of(tokenizer)
+    kept = (model.select(ids, mask).chosen.indices >= 0).sum(-1)
+    assert int(kept.sum()) == int(mask.sum(-1).clamp(max=6).sum())
+    assert kept.min() >= 2
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"k": 0}, ValueError, "k must be at least 1, got 0"),
+        ({"k": 129}, ValueError, "k = 129 is more than the encoder reads: choose k <= 128"),
+        ({"positions": "middle"}, ValueError, "positions must be one of compact, original"),
+        ({"selector": "best"}, ValueError, "unknown selector 'best'"),
+        ({"speed": 2}, TypeError, "no option 'speed': choose from share, spend"),
+        ({"start_temperature": 0.0}, ValueError, "temperature must be above 0"),
+    ],
+)
+def test_bad_options(
+    options: dict[str, Any], kind: type[Exception], message: str, tiny_encoder: Path
+) -> None:
+    with pytest.raises(kind, match=message):
+        TopKForSequenceClassification.from_encoder(tiny_encoder, **options)
+
+
+def test_k_that_cannot_hold_the_special_tokens(tiny_encoder: Path) -> None:
+    model, tokenizer = built(tiny_encoder, k=1)
+    with pytest.raises(ValueError, match="k = 1 cannot hold the 2 special tokens"):
+        model(*batch_of(tokenizer))
+
+
+def test_not_fitted(tiny_encoder: Path) -> None:
+    model, tokenizer = TopKForSequenceClassification.from_encoder(tiny_encoder, "linear", 8)
+    with pytest.raises(RuntimeError, match="the linear selector has not been fitted"):
+        model(*batch_of(tokenizer))
+
+
+def test_a_fitted_selector_can_be_given(tiny_encoder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    ids = tokenizer(TEXTS)["input_ids"]
+    chi2 = make_selector("chi2", vocabulary=30522).fit(ids, LABELS)
+    model, _ = TopKForSequenceClassification.from_encoder(tiny_encoder, chi2, 8)
+    assert torch.equal(model.selector.table, chi2.table)
+    with torch.no_grad():
+        assert model(*ids_to_batch(ids)).logits.shape == (4, 2)

@@ -1,0 +1,108 @@
+"""The study's grid, its slices, and that it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from topk_lib import records
+from topk_lib.training import study
+from topk_lib.training.finetune import FinetuneResult
+
+
+def test_every_selector_at_every_k_once() -> None:
+    for gpu in (False, True):
+        grid = list(study.runs(25_000, gpu=gpu))
+        assert len({one.name for one in grid}) == len(grid)
+        for k in (16, 32, 64, 128, *([256] if gpu else [])):
+            for selector in study.SELECTORS:
+                assert any(one.options["selector"] == selector and one.options["k"] == k for one in grid)
+    assert sum(one.name.startswith("gate-k64-s") for one in grid) == 3
+
+
+def test_all_runs_have_one_training_budget() -> None:
+    for one in study.runs(4000, gpu=False):
+        assert one.options["n_train"] == 4000
+        assert not one.options.keys() & {"epochs", "batch_size", "evaluate_on"}
+
+
+def test_slices() -> None:
+    texts = [
+        "Not once did it move, not for me, never.",
+        "A wonderful, wonderful evening",
+        "The best terrible worst awful thing",
+        " ".join(["word"] * 50),
+        "short",
+    ]
+    parts = study.slices(texts, [0, 0, 1, 1, 0])
+    assert parts["contrary"].tolist() == [False, True, True, False, False]
+    assert parts["negation"].tolist() == [True, False, False, False, False]
+    assert parts["long"].tolist() == [False, False, False, True, False]
+    assert parts["short"].tolist() == [False, False, False, False, True]
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TOPK_RESULTS", str(tmp_path))
+    monkeypatch.setenv("TOPK_IMDB", "embedded")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_runs_are_recorded_once(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def pretend(folder: Path, *, quiet: bool, **options: Any) -> FinetuneResult:
+        asked.append(options)
+        test = study.load_reviews(split="test", n=options["n_eval"], quiet=True)
+        right = list(test["label"])
+        predictions = [1 - right[0], *right[1:]]
+        return FinetuneResult(
+            folder, {"accuracy": 0.5}, options, {"n_eval": len(right)}, {"fit": 1.0}, predictions
+        )
+
+    monkeypatch.setattr(study, "finetune", pretend)
+    assert study.run(only="study_4000/linear-k64-s", n_train=4000) == []
+    assert len(asked) == 3
+    record = records.load("study_4000", "linear-k64-s0")
+    wrong = np.unpackbits(np.frombuffer(bytes.fromhex(record["metrics"]["wrong"]), dtype=np.uint8))
+    wrong = wrong[: record["data"]["n_eval"]]
+    assert wrong.sum() == 1
+    assert wrong[0] == 1
+    assert 0 < record["metrics"]["slices"]["long"]["n"] < record["data"]["n_eval"]
+    study.run(only="study_4000/linear-k64-s", n_train=4000)
+    assert len(asked) == 3  # nothing twice
+
+
+def test_a_failed_run_does_not_stop_the_others(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(study, "finetune", fail)
+    failed = study.run(only="study_4000/linear-k64-s", n_train=4000)
+    assert failed == [f"study_4000/linear-k64-s{seed}" for seed in range(3)]
+    assert "failed, going on: study_4000/linear-k64-s1: no such thing" in capsys.readouterr().err
+
+
+def test_listing_makes_nothing(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert study.run(only="gate-k64", list_only=True, n_train=4000) == []
+    assert "== study_4000/gate-k64-s0" in capsys.readouterr().out
+    assert list(results.rglob("*.json")) == []
+
+
+def test_throughput_for_real(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = study.inference(ks=(8, 16), texts=8)
+    metrics = json.loads(path.read_text())["metrics"]
+    flops = [metrics[f"first-k{k}"]["flops_per_text"] for k in (8, 16)]
+    # Twice the tokens: twice the matrix products, but for the head, which reads [CLS] alone.
+    assert 1.95 < flops[1] / flops[0] < 2.1
+    for name in ("first-k8", "linear-k16", "gate-k8", "tfidf-k16"):
+        one = metrics[name]
+        assert one["slowest"] <= one["texts_per_second"] <= one["fastest"]
+        assert 0 < one["selector_share"] < 1

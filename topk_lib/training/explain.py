@@ -1,0 +1,122 @@
+"""What a model read of a text, and what it made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from topk_lib.models import TopKForSequenceClassification, errors_only, load_encoder
+from topk_lib.training.finetune import _SETTINGS
+
+__all__ = ["Explanation", "explain", "load_model"]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A model's answer to one text.
+
+    Attributes:
+        text: as given.
+        label: the answer.
+        probability: of the answer, 0 to 1.
+        read: how many tokens the model read, special tokens included.
+        tokens: how many the text has.
+        spans: first and last + 1 of the characters that were read, ascending; pieces that adjoin
+            in the text are one span.
+    """
+
+    text: str
+    label: str
+    probability: float
+    read: int
+    tokens: int
+    spans: list[tuple[int, int]]
+
+    def marked(self, before: str = "[", after: str = "]") -> str:
+        """The text with a mark on both sides of each span."""
+        parts, end = [], 0
+        for start, stop in self.spans:
+            parts += [self.text[end:start], before, self.text[start:stop], after]
+            end = stop
+        return "".join([*parts, self.text[end:]])
+
+
+def load_model(folder: str | Path) -> tuple[TopKForSequenceClassification, Any, int | None]:
+    """Load a model that chooses tokens from its folder.
+
+    Returns:
+        The model, ready to answer; its tokenizer; and ``max_length``, the tokens of a text that it may
+        see, None for all.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: another model is in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}: name the output folder of topk-lib finetune")
+    model, tokenizer = load_encoder(folder)
+    if not isinstance(model, TopKForSequenceClassification):
+        raise ValueError(f"{folder} holds a {type(model).__name__}, no model of topk-lib finetune")
+    settings = folder / _SETTINGS
+    max_length = json.loads(settings.read_text()).get("max_length") if settings.is_file() else None
+    return model.eval(), tokenizer, max_length
+
+
+@torch.inference_mode()
+def explain(
+    model: TopKForSequenceClassification, tokenizer: Any, text: str, *, max_length: int | None = None
+) -> Explanation:
+    """Let a model answer one text, alone in its batch, in float32; and say what it read.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: the model's; a fast one, which knows where each token stands in the text.
+        text: of any length and language.
+        max_length: tokens of the text that the selector sees; None: all.
+
+    Raises:
+        TypeError: ``text`` is no string.
+        ValueError: it has no token.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a string, got {type(text).__name__}")
+    with errors_only():  # it would warn of texts over the maximum, which the selector shortens
+        found = tokenizer(
+            text, truncation=max_length is not None, max_length=max_length, return_offsets_mapping=True
+        )
+    ids = torch.tensor([found["input_ids"]], dtype=torch.int64, device=model.device)
+    if not ids.numel():
+        raise ValueError("the text has no token for the model to read")
+    output = model(ids)
+    kept = [i for i in output.kept[0].tolist() if i >= 0]
+    shares = output.logits[0].float().softmax(-1)
+    answer = int(shares.argmax())
+    return Explanation(
+        text,
+        str(model.config.id2label[answer]),
+        float(shares[answer]),
+        len(kept),
+        ids.shape[1],
+        _joined(text, (found["offset_mapping"][i] for i in kept)),
+    )
+
+
+def _joined(text: str, offsets: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans without the space around them; those that meet or overlap are one. Special tokens have none."""
+    spans: list[tuple[int, int]] = []
+    for start, stop in offsets:
+        inner = text[start:stop]
+        start += len(inner) - len(inner.lstrip())
+        stop = start + len(inner.strip())
+        if start >= stop:
+            continue
+        if spans and start <= spans[-1][1]:
+            start, stop = spans[-1][0], max(stop, spans.pop()[1])
+        spans.append((start, stop))
+    return spans
