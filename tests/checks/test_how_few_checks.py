@@ -31,7 +31,7 @@ def test_staged_flops(answer: float, said: str) -> None:
 
 
 def one_tail(b: int, c: int) -> float:
-    return sum(comb(b + c, i) for i in range(min(b, c) + 1)) / 2 ** (b + c)
+    return sum(comb(b + c, i) for i in range(min(b, c) + 1)) / 2 ** (b + c)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(

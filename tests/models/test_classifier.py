@@ -37,7 +37,7 @@ def built(folder: Path, selector: str = "first", k: int = 8, **options: Any) -> 
     model, tokenizer = TopKForSequenceClassification.from_encoder(folder, selector, k, **options)
     ids = tokenizer(TEXTS)["input_ids"]
     if selector == "distilled":
-        model.selector.teach(ids, [torch.arange(len(i)).float() for i in ids], epochs=1)
+        model.selector.teach(ids, [torch.arange(len(i)).float() for i in ids], epochs=1)  # type: ignore[operator]
     else:
         model.selector.fit(ids, LABELS)
     return model.eval(), tokenizer
@@ -126,7 +126,7 @@ def test_original_positions_are_those_of_the_text(kind: str, tmp_path: Path) -> 
         torch.testing.assert_close(model(ids).logits, model.encoder.eval()(ids).logits)
     # of 80 tokens the last has the last place there is
     model.config.k = 4
-    assert int(model.select(torch.randint(5, 190, (1, 80))).positions.max()) == model._most - 1 + offset
+    assert int(model.select(torch.randint(5, 190, (1, 80))).positions.max()) == model._most - 1 + offset  # type: ignore[operator]
 
 
 def test_the_gate_has_gradients_and_gate_and_encoder_learn(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_the_gate_has_gradients_and_gate_and_encoder_learn(tmp_path: Path) -> No
         optimiser.zero_grad()
         loss.backward()
         if step == 0:
-            assert all(float(p.grad.abs().sum()) > 0 for p in model.selector.parameters())
+            assert all(float(p.grad.abs().sum()) > 0 for p in model.selector.parameters())  # type: ignore[union-attr]
         optimiser.step()
     model.eval()
     with torch.no_grad():
@@ -240,6 +240,6 @@ def test_a_fitted_selector_can_be_given(tiny_encoder: Path) -> None:
     ids = tokenizer(TEXTS)["input_ids"]
     chi2 = make_selector("chi2", vocabulary=30522).fit(ids, LABELS)
     model, _ = TopKForSequenceClassification.from_encoder(tiny_encoder, chi2, 8)
-    assert torch.equal(model.selector.table, chi2.table)
+    assert torch.equal(model.selector.table, chi2.table)  # type: ignore[arg-type]
     with torch.no_grad():
         assert model(*ids_to_batch(ids)).logits.shape == (4, 2)

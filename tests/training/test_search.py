@@ -86,13 +86,15 @@ def test_an_interrupted_search_goes_on(stand: Stand, tmp_path: Path) -> None:
 def test_a_failed_trial_is_told_and_replaced(
     stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any, **__: Any) -> Any:
+    def full(place: Path, **_: Any) -> Any:
+        place.mkdir(parents=True)
         raise RuntimeError("out of memory")
 
     module = importlib.import_module("topk_lib.training.search")
     monkeypatch.setattr(module, "finetune", full)
     with pytest.raises(RuntimeError, match="out of memory"):
         search(tmp_path, 2, quiet=True)
+    assert not list((tmp_path / "trials").iterdir())
     monkeypatch.setattr(module, "finetune", stand)
     search(tmp_path, 2, quiet=True)
     assert len(stand.calls) == 2

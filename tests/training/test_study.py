@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from topk_lib import records
+from topk_lib.data import load_reviews
 from topk_lib.training import study
 from topk_lib.training.finetune import FinetuneResult
 
@@ -58,7 +59,7 @@ def test_runs_are_recorded_once(results: Path, monkeypatch: pytest.MonkeyPatch) 
 
     def pretend(folder: Path, *, quiet: bool, **options: Any) -> FinetuneResult:
         asked.append(options)
-        test = study.load_reviews(split="test", n=options["n_eval"], quiet=True)
+        test = load_reviews(split="test", n=options["n_eval"], quiet=True)
         right = list(test["label"])
         predictions = [1 - right[0], *right[1:]]
         return FinetuneResult(

@@ -9,6 +9,12 @@ from topk_lib.checks.four_ways import (
     check_sampling_probabilities,
 )
 from topk_lib.checks.gpu import check_bytes, check_limit, check_mask_kernel
+from topk_lib.checks.hard_selection import (
+    check_chi_squared,
+    check_common_beats_rare,
+    check_distinct,
+    check_keep_negation,
+)
 from topk_lib.checks.hard_topk import (
     check_best_block,
     check_key_to_float,
@@ -39,11 +45,15 @@ __all__ = [
     "check_best_block",
     "check_bytes",
     "check_cheaper",
+    "check_chi_squared",
     "check_clip_threshold",
+    "check_common_beats_rare",
+    "check_distinct",
     "check_encoder_flops",
     "check_exp_threshold",
     "check_expert_choice",
     "check_f1",
+    "check_keep_negation",
     "check_key_to_float",
     "check_left_out",
     "check_limit",

@@ -13,7 +13,7 @@ def check_staged_flops(answer: float) -> str:
     """Check the FLOPs of two layers, d = 4 and f = 8, that read 6 tokens and then 3."""
     if answer == 3024:
         return "Right: 2,112 in the first layer and 912 in the second."
-    near = {
+    near: dict[float, str] = {
         4224: "that is both layers on all 6 tokens",
         1824: "that is both layers on 3 tokens; the first reads all 6",
         2112: "that is the first layer alone",

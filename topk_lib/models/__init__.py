@@ -3,13 +3,20 @@
 from topk_lib.models.classifier import TopKConfig, TopKForSequenceClassification, TopKOutput
 from topk_lib.models.export import export_onnx
 from topk_lib.models.loading import DEFAULT_ENCODER, errors_only, load_encoder
+from topk_lib.models.pruning import TokenPruner
+from topk_lib.models.vocabulary import SelectedVocabulary, Sizes, select_vocabulary, sizes
 
 __all__ = [
     "DEFAULT_ENCODER",
+    "SelectedVocabulary",
+    "Sizes",
+    "TokenPruner",
     "TopKConfig",
     "TopKForSequenceClassification",
     "TopKOutput",
     "errors_only",
     "export_onnx",
     "load_encoder",
+    "select_vocabulary",
+    "sizes",
 ]

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from topk_lib.models.loading import load_encoder
+from topk_lib.models.pruning import TokenPruner
 from topk_lib.ops import Selection, SoftTopK, soft_topk
 from topk_lib.selectors import Selector, choose, is_special, make_selector, row_budgets
 from topk_lib.selectors.gate import HistorySelector
@@ -134,8 +135,6 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         self.soft = SoftTopK(
             config.k, config.start_temperature, final_temperature=config.final_temperature, link=config.link
         )
-        if config.keep_after:
-            from topk_lib.models.pruning import TokenPruner
         self.pruner = (
             TokenPruner(self.encoder, {int(at): k for at, k in config.keep_after.items()}, by=config.keep_by)
             if config.keep_after
@@ -199,7 +198,8 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             encoder=encoder.config,
             selector={"name": selector.name, "seed": selector.seed, **selector.options()},
             k=k,
-            special_ids=tokenizer.all_special_ids,
+            # Those around every text; an unknown character's [UNK] has to earn its place.
+            special_ids=sorted(set(tokenizer("")["input_ids"])),
             id2label=encoder.config.id2label,
             label2id=encoder.config.label2id,
             **options,

@@ -51,7 +51,8 @@ def export_onnx(
     texts = ["Hardly a dull minute.", "Dull."]
     example = tokenizer(texts, padding=True, truncation=cut, max_length=max_length, return_tensors="pt")
     inputs = {name: example[name].to(model.device) for name in ("input_ids", "attention_mask")}
-    any_size = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
+    # PyTorch would have the graph of tfidf begin at 3 tokens; in ONNX it holds for fewer too.
+    any_size = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=3)}
     large = sum(p.numel() * p.element_size() for p in model.parameters()) > 1.5e9
     training = model.training
     model.eval()

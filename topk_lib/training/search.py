@@ -73,22 +73,28 @@ def search(
         )
     if not study.trials:
         study.enqueue_trial({name: getattr(settings, name) for name in _ranges(settings)})
-    for trial in study.get_trials(states=[states.RUNNING]):  # cut off: again, on its checkpoints
+    for trial in study.get_trials(deepcopy=False, states=[states.RUNNING]):
         study.tell(trial.number, state=states.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={"number": trial.number} | trial.user_attrs)
+    for place in (folder / "trials").glob("*"):  # cut off: once more, on its checkpoints
+        cut_off = study.trials[int(place.name)]
+        study.enqueue_trial(cut_off.params, user_attrs={"place": place.name})
     # Begun anew with the same seed, the sampler would propose what it has proposed.
     study.sampler = optuna.samplers.TPESampler(seed=settings.seed + len(study.trials))
 
     def measure(trial: Any) -> float:
         chosen = {name: propose(trial, name) for name, propose in _ranges(settings).items()}
-        place = folder / "trials" / str(trial.user_attrs.get("number", trial.number))
-        result = finetune(
-            place, source=source, quiet=quiet, **asdict(settings) | chosen | {"evaluate_on": "dev"}
-        )
+        place = folder / "trials" / trial.user_attrs.get("place", str(trial.number))
+        try:
+            result = finetune(
+                place, source=source, quiet=quiet, **asdict(settings) | chosen | {"evaluate_on": "dev"}
+            )
+        except Exception:  # not an interruption: it would fail again
+            shutil.rmtree(place, ignore_errors=True)
+            raise
         shutil.rmtree(place)  # the best is trained again, on all there is to train on
         return float(result.metrics["accuracy"])
 
-    study.optimize(measure, n_trials=trials - done)
+    study.optimize(measure, n_trials=max(0, trials - done))
     shutil.rmtree(folder / "trials", ignore_errors=True)
     return dict(study.best_params)
 
