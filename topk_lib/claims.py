@@ -1,6 +1,6 @@
 """The article's eighteen claims, each with an experiment and a verdict computed from the records.
 
-What counts as better was fixed before the records were looked at:
+What counts as better does not depend on how the runs come out:
 
 - two models tested on the same reviews are compared by the reviews that one of them alone got right,
   with McNemar's exact test (:func:`paired`); where a record has not kept its answers, by their 95%
@@ -211,14 +211,10 @@ class _Grid:
     def accuracy(self, choice: Choice) -> float:
         return float(mean(self.runs[choice, s]["metrics"]["accuracy"] for s in self.seeds(choice)))
 
-    def closest(self, found: Outcomes) -> Outcomes:
-        """At each k only the comparison with the best of the others."""
-        best: dict[int, tuple[Choice, Choice]] = {}
-        for pair in found:
-            k = pair[0][1]
-            if k not in best or self._lead(pair) < self._lead(best[k]):
-                best[k] = pair
-        return {pair: found[pair] for pair in best.values()}
+    def closest(self, found: Outcomes, pick: Callable[..., tuple[Choice, Choice]] = min) -> Outcomes:
+        """At each k one comparison: that with the best of the others, or (max) that of the best."""
+        chosen = (pick((pair for pair in found if pair[0][1] == k), key=self._lead) for k in _by_k(found))
+        return {pair: found[pair] for pair in chosen}
 
     def _lead(self, pair: tuple[Choice, Choice]) -> float:
         return self.accuracy(pair[0]) - self.accuracy(pair[1])
@@ -231,8 +227,8 @@ class _Grid:
     def lines(self, found: Outcomes) -> tuple[str, ...]:
         words = {1: "better", 0: "no clear difference", -1: "worse"}
         return tuple(
-            f"{_called(a)} {self.cite(a)}, {_called(b)} {self.cite(b)}: {words[sign]}"
-            f" (seeds: {len(self.seeds(a, b))})"
+            f"k = {a[1]}: `{a[0]}` {self.cite(a)}, {'the full model' if b == FULL else f'`{b[0]}`'} "
+            f"{self.cite(b)}: {words[sign]} (seeds: {len(self.seeds(a, b))})"
             for (a, b), sign in found.items()
         )
 
@@ -368,8 +364,8 @@ def _context(grid: _Grid, _: Results) -> Finding:
         parts = [[grid.runs[c, s]["metrics"].get("slices", {}).get("negation") for c in both] for s in seeds]
         if seeds and all(one and two for one, two in parts):
             at[k] = all(one["accuracy_low"] > two["accuracy_high"] for one, two in parts)
-            cited = [f"{_called(c)} {grid.cite(c, 'slices.negation.accuracy .1%')}" for c in both]
-            evidence.append(f"reviews full of negation: {', '.join(cited)}")
+            cited = [f"`{c[0]}` {grid.cite(c, 'slices.negation.accuracy .1%')}" for c in both]
+            evidence.append(f"k = {k}, reviews full of negation: {', '.join(cited)}")
     if not at:
         raise Missing("runs of gate and linear at one k with their slices")
     none = f"{_IF} the gate sees neighbours when it chooses, but where negation abounds no gain shows"
@@ -385,8 +381,8 @@ def _dearer(grid: _Grid, _: Results) -> Finding:
             gate, linear = (grid.runs[c, seed] for c in both)
             if gate["device"] == linear["device"]:
                 ratios.append(gate["metrics"]["seconds"]["train"] / linear["metrics"]["seconds"]["train"])
-        cited = [f"{_called(c)} {grid.cite(c, 'seconds.train .0f')}" for c in both]
-        evidence.append(f"seconds of training: {', '.join(cited)}")
+        cited = [f"`{c[0]}` {grid.cite(c, 'seconds.train .0f')}" for c in both]
+        evidence.append(f"k = {k}, seconds of training: {', '.join(cited)}")
     if not ratios:
         raise Missing("runs of gate and linear at one k on one device")
     dearer = median(ratios) > 1 + _SMALL
@@ -408,7 +404,7 @@ def _keeps(grid: _Grid, _: Results) -> Finding:
     verdict = (
         f"{_IF} {_listed(good)}; fewer tokens are read, by as many parameters as before" if good else "fails"
     )
-    return Finding(verdict, grid.lines(grid.closest(pairs)))
+    return Finding(verdict, grid.lines(grid.closest(pairs, max)))
 
 
 def _counts_find(grid: _Grid, _: Results) -> Finding:
@@ -431,7 +427,7 @@ def _generalises(grid: _Grid, _: Results) -> Finding:
     """Some model that reads fewer tokens must be better on unseen reviews than the full one."""
     found = grid.to_full([*HARD, *SOFT])
     good = [_called(a) for (a, _), sign in found.items() if sign > 0]
-    return Finding(f"{_IF} only {_listed(good)}" if good else "fails", grid.lines(grid.closest(found)))
+    return Finding(f"{_IF} only {_listed(good)}" if good else "fails", grid.lines(grid.closest(found, max)))
 
 
 def _explains(grid: _Grid, _: Results) -> Finding:
@@ -447,7 +443,10 @@ def _explains(grid: _Grid, _: Results) -> Finding:
             a, b, _n, p = _split(chosen == full, random == full)
             better.append(a > b and p <= _LEVEL / len(ks))
         at[k] = all(better)
-        evidence.append(", ".join(f"{_called(c)} {grid.cite(c)}" for c in (*both, FULL)))
+        cited = (
+            f"`linear` {grid.cite(both[0])}, `random` {grid.cite(both[1])}, the full model {grid.cite(FULL)}"
+        )
+        evidence.append(f"k = {k}: {cited}")
     if not at:
         raise Missing("runs of linear, random and the full model")
     always = "what was read is known and tells more than chance; why it was chosen was not tested"

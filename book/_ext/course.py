@@ -59,10 +59,10 @@ class Claims(SphinxDirective):  # type: ignore[misc]
     def run(self) -> list[nodes.Node]:
         folders = sorted(path for path in records.results_folder().iterdir() if path.is_dir())
         page = claims.markdown({path.name: records.load_all(path.name) for path in folders})
-        parent = nodes.Element()
         lines = StringList(page.splitlines(), source="topk_lib/claims.py")
-        self.state.nested_parse(lines, self.content_offset, parent, match_titles=True)
-        return list(parent.children)
+        # Into the page itself: the headings go there, whatever else is named.
+        self.state.nested_parse(lines, self.content_offset, self.state_machine.node, match_titles=True)
+        return []
 
 
 def add_mermaid(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:

@@ -59,6 +59,11 @@ def test_onnx_is_the_model(
 ) -> None:
     model, tokenizer = build(tiny_encoder, reviews, selector, **options)
     run = session(export_onnx(model, tokenizer, tmp_path / "new" / "model.onnx"))
+    assert [i.shape for i in run.get_inputs()] == [["batch", "length"]] * 2
+    assert [(o.name, o.shape) for o in run.get_outputs()] == [
+        ("logits", ["batch", 2]),
+        ("kept", ["batch", K]),
+    ]
     ids = tokenizer([*SHORT, *reviews[0][:12]])["input_ids"]
     lengths = [len(i) for i in ids]
     assert min(lengths) < K < max(lengths)

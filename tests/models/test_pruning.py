@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import io
 import threading
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, DistilB
 
 from topk_lib.models import load_encoder
 from topk_lib.models.pruning import TokenPruner, _sees, _shortened
+from topk_lib.ops import soft_topk
 
 KINDS = ("bert", "roberta", "electra")
 SPREAD = 3.0  # large weights, so that tokens differ in the attention they receive
@@ -82,7 +85,7 @@ def test_it_equals_dropping_tokens_by_hand(kind: str, attention: str, by: str) -
     model = tiny(kind, attention)
     lengths, keep_after = (12, 7, 3, 1), {0: 8, 2: 4}
     ids, mask = texts(*lengths)
-    pruner = TokenPruner(model, keep_after, by=by).double()
+    pruner = TokenPruner(model, keep_after, by=by).double().eval()
     logits = model(input_ids=ids, attention_mask=mask).logits
     kept = pruner.kept
     pruner.remove()
@@ -219,32 +222,35 @@ def test_gates_have_the_gradient_of_the_soft_weights_and_value_one() -> None:
     model = tiny()
     pruner = TokenPruner(model, {0: 4}, by="gate").double()
     ids, mask = texts(9, 9, 3)
+    torch.manual_seed(5)
     logits = model(input_ids=ids, attention_mask=mask).logits
     logits[:, 0].sum().backward()
-    found = pruner.gates["0"].weight.grad
-    assert torch.isfinite(found).all()  # type: ignore[arg-type]
-    kept = pruner.kept[0]
-
-    # The same by hand: how the logits answer to a factor on each kept state, times the soft slope.
+    (weight,), kept = pruner.parameters(), pruner.kept[0]
+    assert weight.grad is not None
+    found = weight.grad[0]
     pruner.remove()
-    from topk_lib.ops import soft_topk
 
+    # By hand: how the logit answers to a factor on each kept state, times the slope of its soft weight.
+    torch.manual_seed(5)
+    noise = -torch.empty(3, 9).double().exponential_().log()
     expected = torch.zeros(16).double()
     for row in range(2):  # the third text is whole: its choice has no slope
         states = model.bert.embeddings(ids[row : row + 1])
         states = model.bert.encoder.layer[0](states, None).detach()
-        weight = pruner.gates["0"].weight.detach().clone().requires_grad_()  # type: ignore[operator]
-        soft = soft_topk((states[0] @ weight[0])[1:], 3)
+        twin = weight.detach()[0].clone().requires_grad_()
+        scores = states[0] @ twin + noise[row]
+        assert set(kept[row].tolist()) == {0, *(scores[1:].topk(3).indices + 1).tolist()}
+        soft = soft_topk(scores[1:], 3)
         factor = torch.ones(4, dtype=torch.float64, requires_grad=True)
         hidden = states[:, kept[row]] * factor[:, None]
         for layer in model.bert.encoder.layer[1:]:
             hidden = layer(hidden, None)
-        model.classifier(model.bert.pooler(hidden))[0, 0].backward()
+        logit = model.classifier(model.bert.pooler(hidden))[0, 0]
+        torch.testing.assert_close(logits[row, 0], logit, atol=1e-10, rtol=1e-8)
+        logit.backward()
         assert factor.grad is not None
-        (soft[kept[row, 1:] - 1] * factor.grad[1:]).sum().backward()  # type: ignore[no-untyped-call]
-        assert weight.grad is not None
-        expected += weight.grad[0]
-    torch.testing.assert_close(found[0], expected, atol=1e-10, rtol=1e-6)  # type: ignore[index]
+        expected += torch.autograd.grad((soft[kept[row, 1:] - 1] * factor.grad[1:]).sum(), twin)[0]
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-6)
     assert expected.abs().max() > 1e-6
 
 
@@ -252,10 +258,15 @@ def test_gates_are_steered_in_training_only() -> None:
     model = tiny()
     pruner = TokenPruner(model, {0: 4, 1: 2}, by="gate").double()
     ids, mask = texts(9, 6)
-    training = model(input_ids=ids, attention_mask=mask).logits
+    drawn = []
+    for _ in range(5):
+        model(input_ids=ids, attention_mask=mask)
+        drawn.append(pruner.kept[0])
+    assert any(not torch.equal(kept, drawn[0]) for kept in drawn)  # with noise
     pruner.eval()
-    logits = model(input_ids=ids, attention_mask=mask).logits
-    assert torch.equal(training, logits)
+    for _ in range(5):
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        assert torch.equal(logits, model(input_ids=ids, attention_mask=mask).logits)
     logits.sum().backward()
     assert all(weight.grad is None for weight in pruner.parameters())
     assert model.bert.encoder.layer[0].output.dense.weight.grad.abs().sum() > 0
@@ -274,38 +285,49 @@ def test_attention_is_chosen_by_without_a_gradient() -> None:
         assert layer.attention.self.query.weight.grad.abs().sum() > 0
 
 
-def test_a_gate_learns_to_keep_the_tokens_that_tell() -> None:
-    # Token 4 somewhere means label 0, token 5 label 1, neither of them label 2; the others are noise.
-    # The first layer mixes nothing: what [CLS] is to know, the gate must keep.
-    torch.manual_seed(0)
-    model = tiny(layers=2, num_labels=3).float()
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For many steps on small tensors, where threads only wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_gate_learns_to_keep_the_token_that_tells() -> None:
+    # Texts with token 4 have label 1; all other tokens are noise. The first layer mixes nothing: what
+    # [CLS] is to know, the gate must keep. From this seed it would never find out without the noise.
+    model = tiny(layers=2).float()
+    torch.manual_seed(2)
     model.init_weights()
     nn.init.zeros_(model.bert.encoder.layer[0].attention.output.dense.weight).requires_grad_(False)
-    pruner = TokenPruner(model, {0: 2}, by="gate")
+    pruner = TokenPruner(model, {0: 3}, by="gate")
     optimiser = torch.optim.Adam([*model.parameters(), *pruner.parameters()], lr=5e-3)
 
-    def batch(size: int) -> tuple[Tensor, Tensor, Tensor]:
-        ids, place = torch.randint(7, 30, (size, 8)), torch.randint(1, 8, (size,))
-        labels = torch.randint(0, 3, (size,))
+    def batch(size: int) -> tuple[Tensor, Tensor]:
+        ids, labels = torch.randint(5, 30, (size, 8)), torch.randint(0, 2, (size,))
         ids[:, 0] = 2
-        ids[torch.arange(size), place] = 4 + labels
-        return ids, labels, place
+        place = torch.randint(1, 8, (size, 1))
+        return ids.scatter(1, place, torch.where(labels[:, None] == 1, 4, ids.gather(1, place))), labels
 
     def found() -> tuple[float, float]:
-        ids, labels, place = batch(500)
+        ids, labels = batch(500)
+        pruner.eval()
         with torch.no_grad():
             right = model(input_ids=ids).logits.argmax(-1) == labels
-        there = (pruner.kept[0][:, 1] == place)[labels < 2]
-        return float(right.double().mean()), float(there.double().mean())
+        pruner.train()
+        kept = (ids.gather(1, pruner.kept[0]) == 4).any(1)[labels == 1]
+        return float(right.double().mean()), float(kept.double().mean())
 
     assert found()[1] < 0.5
-    for _ in range(200):
-        ids, labels, _ = batch(32)
+    for _ in range(400):
+        ids, labels = batch(32)
         loss = model(input_ids=ids, labels=labels).loss
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert min(found()) > 0.95
+    assert min(found()) > 0.9
 
 
 @pytest.mark.parametrize("by", ["attention", "gate"])
@@ -313,13 +335,14 @@ def test_lower_precision(by: str) -> None:
     model = tiny().float()
     pruner = TokenPruner(model, {0: 5, 1: 3}, by=by)
     ids, mask = texts(9, 2)
-    expected = model(input_ids=ids, attention_mask=mask).logits
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(input_ids=ids, attention_mask=mask, labels=torch.tensor([0, 1])).loss
     loss.backward()
     assert loss.isfinite()
     if by == "gate":
         assert all(w.grad is not None and w.grad.isfinite().all() for w in pruner.parameters())
+    pruner.eval()
+    expected = model(input_ids=ids, attention_mask=mask).logits
     with torch.inference_mode():
         assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, expected)
         logits = model.bfloat16()(input_ids=ids, attention_mask=mask).logits
@@ -394,7 +417,7 @@ def test_threads_do_not_mix_their_texts() -> None:
     expected = [model(input_ids=ids, attention_mask=mask).logits for ids, mask in inputs]
     alone.remove()
     # Both have left the first layer before either enters the second.
-    model.bert.encoder.layer[1].register_forward_pre_hook(lambda *_: meeting.wait(10) and None)
+    model.bert.encoder.layer[1].register_forward_pre_hook(lambda *_: (meeting.wait(60), None)[1])
     TokenPruner(model, {0: 4, 1: 3})
     results: dict[int, Tensor] = {}
 
@@ -416,6 +439,7 @@ def test_gradient_checkpointing() -> None:
     pruner = TokenPruner(model, {0: 6, 1: 3}, by="gate").double()
 
     def gradients() -> list[Tensor]:
+        torch.manual_seed(0)
         weights = [*model.parameters(), *pruner.parameters()]
         model(input_ids=ids, attention_mask=mask).logits[:, 0].sum().backward()
         found = [w.grad.clone() for w in weights if w.grad is not None]
@@ -424,7 +448,9 @@ def test_gradient_checkpointing() -> None:
         return found
 
     expected = gradients()
-    model.gradient_checkpointing_enable()
+    with warnings.catch_warnings():  # 5.23 gives it a new name
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable()
     if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 23):
         with pytest.raises(RuntimeError, match=r"gradient checkpointing: transformers 5\.23 or later"):
             gradients()

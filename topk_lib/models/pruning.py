@@ -48,11 +48,13 @@ class TokenPruner(nn.Module):
       (Guan et al., ACL 2022) trains a small network in this place. In training a kept hidden state is
       multiplied by 1 + w - stop_gradient(w), where w are the weights of
       :func:`~topk_lib.ops.soft_topk`: the value is 1, the gradient that of the soft choice
-      (straight-through). Its parameters, ``gates``, go to the optimiser with the model's; where the
-      pruner is not a part of the model, call its ``train()`` and ``eval()`` beside the model's.
+      (straight-through). Noise of Gumbel's distribution is added to the scores in training: a token
+      that is never kept would never show its worth. The parameters, ``gates``, go to the optimiser
+      with the model's; where the pruner is not a part of the model, call its ``train()`` and
+      ``eval()`` beside the model's.
 
-    All these papers choose inside the layer or by a threshold; here k is fixed, and the choice made
-    between the layers.
+    PoWER-BERT drops tokens inside the layer, before its feed-forward part; the other two drop those
+    under a threshold, so that their number varies. Here k is fixed, and tokens go between layers.
 
     Args:
         model: a classifier of transformers with BERT's layers (BERT, RoBERTa, XLM-RoBERTa, ELECTRA,
@@ -155,6 +157,8 @@ class TokenPruner(nn.Module):
         learning = self.by == "gate" and self.training and torch.is_grad_enabled()
         if k < length or learning:
             scores = self._gated(number, hidden) if self.by == "gate" else _received(layer, read, sees, valid)
+            if learning:
+                scores = scores - torch.empty_like(scores).exponential_().log()
             chosen = hard_topk(scores.detach().masked_fill(first, torch.inf), k, valid=valid | first)
             if learning:
                 hidden = hidden * _straight_through(scores, chosen.mask, valid & ~first).to(hidden.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import torch
 from torch import Tensor
 
@@ -49,8 +51,9 @@ def row_budgets(
         return k if most is None else min(k, most)
     lengths = real.sum(-1)
     least = (pinned & real).sum(-1)
-    # Rounded to float32 first, 0.1 of 30 would be 4.
-    each = lengths if share is None else (lengths.double() * share - 1e-9).ceil().long()
+    # In integers, also in ONNX: rounded to float32 first, 0.1 of 30 would be 4.
+    part = Fraction(1 if share is None else share).limit_denominator(10**6)
+    each = (lengths * part.numerator + part.denominator - 1) // part.denominator
     each = torch.minimum(each, lengths).clamp(max=k).maximum(least).clamp(min=1)
     if spend == "batch":
         flat = scores.masked_fill(pinned, torch.inf).reshape(1, -1)
