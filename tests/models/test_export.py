@@ -119,13 +119,15 @@ def test_ties_and_infinities(
 
 def test_what_cannot_be_exported(tiny_encoder: Path, tmp_path: Path) -> None:
     def export(**options: Any) -> None:
-        model, tokenizer = TopKForSequenceClassification.from_encoder(tiny_encoder, "first", K, **options)
+        model, tokenizer = TopKForSequenceClassification.from_encoder(tiny_encoder, k=K, **options)
         export_onnx(model, tokenizer, tmp_path / "model.onnx")
 
     with pytest.raises(ValueError, match='depends on its batch: ONNX export needs spend="text"'):
         export(spend="batch")
     with pytest.raises(ValueError, match="keep_after, which drops tokens inside the encoder, has no ONNX"):
         export(keep_after={0: 8})
+    with pytest.raises(RuntimeError, match="the linear selector has not been fitted"):
+        export(selector="linear")
     with pytest.raises(TypeError, match="must be a TopKForSequenceClassification, got Linear"):
         export_onnx(torch.nn.Linear(2, 2), None, tmp_path / "model.onnx")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

@@ -38,6 +38,7 @@ def export_onnx(
 
     Raises:
         ImportError: onnx and onnxscript are not installed.
+        RuntimeError: the selector has not been fitted.
         ValueError: what the model does depends on the batch, or has no form in ONNX.
     """
     try:
@@ -45,14 +46,15 @@ def export_onnx(
     except ImportError:
         raise ImportError("export needs onnx and onnxscript: pip install 'topk-lib[onnx]'") from None
     _check(model)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     cut = max_length is not None
     texts = ["Hardly a dull minute.", "Dull."]
     example = tokenizer(texts, padding=True, truncation=cut, max_length=max_length, return_tensors="pt")
     inputs = {name: example[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    model.select(**inputs)  # a graph raises nothing, such as that the selector is not fitted
     # PyTorch would have the graph of tfidf begin at 3 tokens; in ONNX it holds for fewer too.
     any_size = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=3)}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     large = sum(p.numel() * p.element_size() for p in model.parameters()) > 1.5e9
     training = model.training
     model.eval()
@@ -66,6 +68,7 @@ def export_onnx(
             program = torch.onnx.export(
                 graph,
                 output_names=["logits", "kept"],
+                dynamic_shapes=dict.fromkeys(inputs, {0: "batch", 1: "length"}),  # their names
                 custom_translation_table={torch.ops.topk_lib.choose.default: _choose},
                 opset_version=_OPSET,
                 verbose=False,
