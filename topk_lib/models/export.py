@@ -68,7 +68,7 @@ def export_onnx(
             program = torch.onnx.export(
                 graph,
                 output_names=["logits", "kept"],
-                dynamic_shapes=dict.fromkeys(inputs, {0: "batch", 1: "length"}),  # their names
+                dynamic_shapes={key: {0: "batch", 1: "length"} for key in inputs},  # their names
                 custom_translation_table={torch.ops.topk_lib.choose.default: _choose},
                 opset_version=_OPSET,
                 verbose=False,
