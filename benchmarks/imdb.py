@@ -28,7 +28,7 @@ from topk_lib.models import load_encoder
 from topk_lib.selectors import LinearSelector, make_selector, select_tokens
 from topk_lib.selectors.corpus import count_tokens
 from topk_lib.training import nb_svm, tfidf_logistic
-from topk_lib.training.finetune import _tokenize
+from topk_lib.training.finetune import tokenize
 
 RULES = ("linear", "first", "head_tail", "tfidf", "random")
 LEARNING_RATES = ("5e-5", "1e-4", "2e-4")
@@ -127,8 +127,8 @@ def _what_is_kept(experiment: str, name: str, k: int = 64) -> None:
     start = time.perf_counter()
     train, test = load_reviews(split="train"), load_reviews(split="test")
     _, tokenizer = load_encoder()
-    train_ids = _tokenize(tokenizer, train["text"], None)
-    test_ids = _tokenize(tokenizer, test["text"], None)
+    train_ids = tokenize(tokenizer, train["text"], None)
+    test_ids = tokenize(tokenizer, test["text"], None)
     special = set(tokenizer.all_special_ids)
     linear = LinearSelector(vocabulary=tokenizer.vocab_size)
     weight = linear.fit(train_ids, list(train["label"])).table.numpy()
@@ -189,8 +189,7 @@ def main() -> None:
     # Asked for one after another, since a later run's settings may rest on an earlier record.
     for run in runs(gpu=kind == "cuda"):
         label = f"{run.experiment}/{run.name}"
-        path = records.results_folder() / run.experiment / f"{run.name}.{kind}.json"
-        if path.is_file() or options.only not in label:
+        if records.path_of(run.experiment, run.name).is_file() or options.only not in label:
             continue
         print(f"== {label}", flush=True)
         if options.list:

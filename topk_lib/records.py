@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["cite", "device_kind", "device_name", "load", "load_all", "results_folder", "write"]
+__all__ = ["cite", "device_kind", "device_name", "load", "load_all", "path_of", "results_folder", "write"]
 
 _LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "triton")
 
@@ -96,12 +96,17 @@ def write(
         "wall_seconds": round(seconds, 1),
         "peak_memory_mib": _peak_memory(),
     }
-    path = results_folder() / experiment / f"{run}.{device_kind()}.json"
+    path = path_of(experiment, run)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".tmp")
     fresh.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     fresh.replace(path)
     return path
+
+
+def path_of(experiment: str, run: str) -> Path:
+    """Where :func:`write` puts the record of a run on this kind of device."""
+    return results_folder() / experiment / f"{run}.{device_kind()}.json"
 
 
 def load(experiment: str, run: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Claims(SphinxDirective):  # type: ignore[misc]
     def run(self) -> list[nodes.Node]:
         folders = sorted(path for path in records.results_folder().iterdir() if path.is_dir())
         page = claims.markdown({path.name: records.load_all(path.name) for path in folders})
-        lines = StringList(page.splitlines(), source="topk_lib/claims.py")
+        lines = StringList(page.splitlines(), source="topk_lib/claims/rules.py")
         # Into the page itself: the headings go there, whatever else is named.
         self.state.nested_parse(lines, self.content_offset, self.state_machine.node, match_titles=True)
         return []

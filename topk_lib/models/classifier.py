@@ -98,11 +98,11 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     special tokens always among them) are gathered, and the encoder runs on sequences of length k.
     Nothing is masked away: what is not chosen is not computed.
 
-    A trainable selector (the gate) is trained through :func:`~topk_lib.ops.soft_topk`: the embedding
-    of each chosen token is multiplied by w + (1 - stop_gradient(w)), whose value is 1 and whose
-    gradient is that of the soft weight; noise of Gumbel's distribution, times the temperature,
-    is added to the scores in training so that tokens near the edge get their chance. :meth:`anneal`
-    cools the temperature. At inference the choice is hard and without noise.
+    A trainable selector (the gate) is trained through :func:`~topk_lib.ops.soft_topk`, straight-through:
+    the embedding of each chosen token is multiplied by a weight of value 1 whose gradient is that
+    of the soft weight. Noise of Gumbel's distribution, times the temperature, is added to the scores in
+    training so that tokens near the edge get their chance. :meth:`anneal` cools the temperature.
+    At inference the choice is hard and without noise.
 
     Build one with :meth:`from_encoder`; ``save_pretrained``, ``from_pretrained``, ``push_to_hub`` and
     ``pipeline("text-classification")`` work as usual (after ``import topk_lib.models``).
@@ -242,7 +242,7 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             scores = self.selector.scores(input_ids, attention_mask)
             ranked = scores
             if learning:
-                noise = torch.rand_like(scores).clamp(min=1e-10).log().neg().log().neg()
+                noise = -torch.empty_like(scores).exponential_().log()
                 ranked = scores + self.soft.temperature * noise
             k = row_budgets(
                 ranked.detach(), real, pinned, config.k,
@@ -257,10 +257,11 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
 
     def _weights(self, scores: Tensor, chosen: Selection, free: Tensor) -> Tensor:
         """(batch, k): of value 1, with the gradient of the soft weights."""
-        open_slots = (chosen.mask & free).sum(-1)
-        soft = soft_topk(scores, open_slots, self.soft.temperature, link=self.config.link, valid=free)
-        weights = soft.masked_fill(~free, 1.0).gather(-1, chosen.indices.clamp(min=0))
-        return weights + (1 - weights.detach())
+        slots = (chosen.mask & free).sum(-1)
+        weights = soft_topk(
+            scores, slots, self.soft.temperature, link=self.config.link, valid=free, hard=True
+        )
+        return weights.masked_fill(~free, 1.0).gather(-1, chosen.indices.clamp(min=0))
 
     def _positions(self, places: Tensor, real: Tensor) -> Tensor:
         if self.config.positions == "compact":

@@ -161,7 +161,9 @@ class TokenPruner(nn.Module):
                 scores = scores - torch.empty_like(scores).exponential_().log()
             chosen = hard_topk(scores.detach().masked_fill(first, torch.inf), k, valid=valid | first)
             if learning:
-                hidden = hidden * _straight_through(scores, chosen.mask, valid & ~first).to(hidden.dtype)
+                free = valid & ~first
+                weights = soft_topk(scores, (chosen.mask & free).sum(-1), valid=free, hard=True)
+                hidden = hidden * weights.masked_fill(~free, 1).unsqueeze(-1).to(hidden.dtype)
         if k < length:
             filled = chosen.indices >= 0
             at = chosen.indices.clamp(min=0)  # spare slots repeat position 0, and nobody sees them
@@ -207,12 +209,6 @@ def _received(layer: Any, read: Tensor, sees: Tensor | None, valid: Tensor) -> T
             logits = logits.masked_fill(unseen, torch.finfo(logits.dtype).min)
         total += (logits.softmax(-1, dtype=wide) * counts).sum(1)
     return total
-
-
-def _straight_through(scores: Tensor, chosen: Tensor, free: Tensor) -> Tensor:
-    """(batch, length, 1): ones, with the gradient of the soft weights of the tokens that compete."""
-    soft = soft_topk(scores, (chosen & free).sum(-1), valid=free).masked_fill(~free, 1)
-    return (1 + (soft - soft.detach())).unsqueeze(-1)
 
 
 def _sees(mask: Any) -> Tensor | None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from topk_lib.models import TopKForSequenceClassification, errors_only, load_encoder
-from topk_lib.training.finetune import _SETTINGS
+from topk_lib.models import TopKForSequenceClassification, errors_only
 
-__all__ = ["Explanation", "explain", "load_model"]
+__all__ = ["Explanation", "explain"]
 
 
 @dataclass(frozen=True)
@@ -44,28 +41,6 @@ class Explanation:
             parts += [self.text[end:start], before, self.text[start:stop], after]
             end = stop
         return "".join([*parts, self.text[end:]])
-
-
-def load_model(folder: str | Path) -> tuple[TopKForSequenceClassification, Any, int | None]:
-    """Load a model that chooses tokens from its folder.
-
-    Returns:
-        The model, ready to answer; its tokenizer; and ``max_length``, the tokens of a text that it may
-        see, None for all.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: another model is in it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}: name the output folder of topk-lib finetune")
-    model, tokenizer = load_encoder(folder)
-    if not isinstance(model, TopKForSequenceClassification):
-        raise ValueError(f"{folder} holds a {type(model).__name__}, no model of topk-lib finetune")
-    settings = folder / _SETTINGS
-    max_length = json.loads(settings.read_text()).get("max_length") if settings.is_file() else None
-    return model.eval(), tokenizer, max_length
 
 
 @torch.inference_mode()

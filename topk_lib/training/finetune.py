@@ -14,22 +14,18 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import (
-    DataCollatorWithPadding,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import set_seed
 
 from topk_lib.data import fingerprint, load_reviews, source_of, train_and_eval
 from topk_lib.models import DEFAULT_ENCODER, TopKForSequenceClassification, errors_only, load_encoder
 from topk_lib.selectors import DistilledSelector, Selector, make_selector
 from topk_lib.training.attribution import attributions
 from topk_lib.training.metrics import classification_metrics
+from topk_lib.training.trainer import logits_of, make_trainer
 
-__all__ = ["FinetuneResult", "Settings", "evaluate", "finetune", "predict"]
+__all__ = [
+    "FinetuneResult", "Settings", "evaluate", "finetune", "load_model", "predict", "tokenize",
+]  # fmt: skip
 
 _SETTINGS, _RESULT = "topk_settings.json", "topk_result.json"
 
@@ -159,24 +155,24 @@ def finetune(
     )
 
     clock = _Clock()
-    ids, labels = _tokenize(tokenizer, train["text"], settings.max_length), list(train["label"])
+    ids, labels = tokenize(tokenizer, train["text"], settings.max_length), list(train["label"])
     _fit(model.selector, ids, labels, settings)
     train_set = Dataset.from_dict({"input_ids": ids, "label": labels})
     eval_set = Dataset.from_dict(
         {
-            "input_ids": _tokenize(tokenizer, held_out["text"], settings.max_length),
+            "input_ids": tokenize(tokenizer, held_out["text"], settings.max_length),
             "label": list(held_out["label"]),
         }
     )
     clock.lap("fit")
 
-    trainer = _trainer(model, tokenizer, settings, folder, quiet, train_set)
+    trainer = make_trainer(model, tokenizer, settings, folder, quiet, train_set)
     with errors_only() if quiet else nullcontext():
         trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
         trainer.save_model(str(folder))
     clock.lap("train")
 
-    logits = _logits(trainer, eval_set)
+    logits = logits_of(trainer, eval_set)
     clock.lap("evaluate")
     predictions = logits.argmax(-1).tolist()
     result = FinetuneResult(
@@ -219,15 +215,46 @@ def predict(folder: str | Path, texts: Sequence[str], *, quiet: bool = True) -> 
     return torch.softmax(_run(folder, texts, quiet), -1)[:, 1].tolist()
 
 
+def load_model(folder: str | Path) -> tuple[TopKForSequenceClassification, Any, int | None]:
+    """Load a model that chooses tokens from its folder.
+
+    Returns:
+        The model, ready to answer; its tokenizer; and ``max_length``, the tokens of a text that it may
+        see, None for all.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: another model is in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}: name the output folder of topk-lib finetune")
+    model, tokenizer = load_encoder(folder)
+    if not isinstance(model, TopKForSequenceClassification):
+        raise ValueError(f"{folder} holds a {type(model).__name__}, no model of topk-lib finetune")
+    settings = folder / _SETTINGS
+    max_length = json.loads(settings.read_text()).get("max_length") if settings.is_file() else None
+    return model.eval(), tokenizer, max_length
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+    """The token ids of each text, special tokens included; texts over ``max_length`` are cut."""
+    with errors_only():  # it would warn of texts over the maximum, which the selector shortens
+        ids: list[list[int]] = tokenizer(
+            list(texts), truncation=max_length is not None, max_length=max_length
+        )["input_ids"]
+    return ids
+
+
 def _run(folder: str | Path, texts: Sequence[str], quiet: bool) -> torch.Tensor:
     folder = Path(folder)
     if not (folder / _SETTINGS).is_file():
         raise FileNotFoundError(f"{folder} holds no model of topk-lib finetune: name its output folder")
     settings = Settings(**json.loads((folder / _SETTINGS).read_text()))
     model, tokenizer = load_encoder(folder)
-    ids = _tokenize(tokenizer, texts, settings.max_length)
-    trainer = _trainer(model, tokenizer, settings, folder, quiet)
-    return _logits(trainer, Dataset.from_dict({"input_ids": ids, "label": [0] * len(ids)}))
+    ids = tokenize(tokenizer, texts, settings.max_length)
+    trainer = make_trainer(model, tokenizer, settings, folder, quiet)
+    return logits_of(trainer, Dataset.from_dict({"input_ids": ids, "label": [0] * len(ids)}))
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -265,9 +292,8 @@ def _fit(selector: Selector, ids: list[list[int]], labels: list[int], settings: 
     if not isinstance(selector, DistilledSelector):
         selector.fit(ids, labels)
         return
-    teacher, _ = load_encoder(settings.teacher)
-    if not isinstance(teacher, TopKForSequenceClassification):
-        raise ValueError(f"{settings.teacher} holds no model of topk-lib finetune: name its output folder")
+    assert settings.teacher is not None
+    teacher, *_ = load_model(settings.teacher)
     # A gate is small: some texts teach it all it can learn.
     some = ids[: selector.TEXTS]
     moved = attributions(teacher, some)
@@ -308,110 +334,6 @@ def _last_checkpoint(folder: Path) -> str | None:
             continue
         return str(path)
     return None
-
-
-def _tokenize(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> list[list[int]]:
-    with errors_only():  # it would warn of texts over the maximum, which the selector shortens
-        ids: list[list[int]] = tokenizer(
-            list(texts), truncation=max_length is not None, max_length=max_length
-        )["input_ids"]
-    return ids
-
-
-def _precision(name: str) -> str:
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    flags = Path("/proc/cpuinfo")
-    fast = flags.is_file() and any(f in flags.read_text() for f in ("avx512_bf16", "amx_bf16"))
-    return "bf16" if fast and not torch.backends.mps.is_available() else "fp32"
-
-
-def _trainer(
-    model: Any,
-    tokenizer: Any,
-    settings: Settings,
-    folder: Path,
-    quiet: bool,
-    train_set: Dataset | None = None,
-) -> Trainer:
-    precision = _precision(settings.precision)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if settings.batch_size % world:
-        raise ValueError(f"batch_size {settings.batch_size} cannot be shared by {world} processes")
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        per_device_train_batch_size=settings.batch_size // world,
-        per_device_eval_batch_size=128,
-        warmup_steps=0.06,
-        lr_scheduler_type="linear",
-        weight_decay=0.01,
-        train_sampling_strategy="group_by_length",
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
-        seed=settings.seed,
-        save_strategy="steps",
-        save_steps=0.1,
-        save_total_limit=2,
-        logging_strategy="no" if quiet else "steps",
-        logging_steps=0.05,
-        use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
-        report_to="none",
-        disable_tqdm=quiet,
-    )
-    learned = train_set is not None and getattr(model, "selector", None) and model.selector.trainable
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=train_set,
-        processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        callbacks=[_Anneal()] if learned else None,
-        optimizers=(_optimiser(model, settings), None) if learned else (None, None),
-    )
-    if quiet:
-        trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-class _Anneal(TrainerCallback):  # type: ignore[misc]
-    """Cools the selector's temperature as the training goes on."""
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        getattr(model, "module", model).anneal(min(1.0, state.global_step / max(1, state.max_steps)))
-
-
-def _optimiser(model: Any, settings: Settings) -> torch.optim.Optimizer:
-    """AdamW as Trainer makes it, but the selector with a learning rate of its own."""
-    groups: dict[tuple[bool, bool], list[Any]] = {}
-    for name, parameter in model.named_parameters():
-        decay = parameter.dim() > 1 and "norm" not in name.lower()
-        groups.setdefault((name.startswith("selector."), decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": settings.selector_learning_rate if selector else settings.learning_rate,
-                "weight_decay": 0.01 if decay else 0.0,
-            }
-            for (selector, decay), parameters in groups.items()
-        ]
-    )
-
-
-def _logits(trainer: Trainer, data: Dataset) -> torch.Tensor:
-    """(n, 2) float32, in the order of ``data``; texts of like length share a batch."""
-    lengths = torch.tensor([len(ids) for ids in data["input_ids"]])
-    order = lengths.argsort(stable=True)
-    # Grouping by length would also shuffle what is evaluated.
-    trainer.args.train_sampling_strategy = "sequential"
-    output = trainer.predict(data.select(order.tolist()), ignore_keys=["kept"]).predictions
-    logits = torch.empty(len(data), output.shape[-1])
-    logits[order] = torch.as_tensor(output, dtype=torch.float32)
-    return logits
 
 
 class _Clock:

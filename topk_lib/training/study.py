@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from topk_lib import records
@@ -103,7 +104,7 @@ def run(*, only: str = "", list_only: bool = False, n_train: int | None = None) 
     failed = []
     for one in runs(n_train, gpu=kind == "cuda"):
         label = f"{one.experiment}/{one.name}"
-        if only not in label or _path(one.experiment, one.name).is_file():
+        if only not in label or records.path_of(one.experiment, one.name).is_file():
             continue
         print(f"== {label}", flush=True)
         if list_only:
@@ -119,7 +120,7 @@ def run(*, only: str = "", list_only: bool = False, n_train: int | None = None) 
         ("study_speed/inference", inference),
         ("study_vocabulary/minilm", vocabulary_study),
     ):
-        if only in name and not _path(*name.split("/")).is_file():
+        if only in name and not records.path_of(*name.split("/")).is_file():
             print(f"== {name}", flush=True)
             if not list_only:
                 measure()
@@ -187,7 +188,6 @@ def inference(ks: Sequence[int] = (16, 32, 64, 128, 256, FULL), texts: int = 256
     test = load_reviews(split="test", n=texts, quiet=True)
     models: dict[str, TopKForSequenceClassification] = {}
     device = torch.device(records.device_kind())
-    ids: list[list[int]] = []
     for selector in ("first", "linear", "tfidf", "gate"):
         for k in ks:
             if selector == "first" or k < FULL:
@@ -207,7 +207,8 @@ def inference(ks: Sequence[int] = (16, 32, 64, 128, 256, FULL), texts: int = 256
     rng = random.Random(0)
     with torch.inference_mode():
         for name, model in models.items():
-            with FlopCounterMode(display=False) as counter:
+            # the counter does not see into fused attention
+            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                 for batch in batches:
                     model(*batch)
             found[name]["flops_per_text"] = counter.get_total_flops() / len(ids)
@@ -256,7 +257,3 @@ def _teacher(n_train: int, seed: int) -> Path:
 def _packed(wrong: np.ndarray) -> str:
     """A bit a review, in hexadecimal, so that two runs can be compared review by review."""
     return np.packbits(wrong).tobytes().hex()
-
-
-def _path(experiment: str, name: str) -> Path:
-    return records.results_folder() / experiment / f"{name}.{records.device_kind()}.json"

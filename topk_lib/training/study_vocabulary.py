@@ -16,10 +16,10 @@ from torch import Tensor
 
 from topk_lib import records
 from topk_lib.data import fingerprint, load_reviews, source_of, train_and_eval
-from topk_lib.models import TopKForSequenceClassification, errors_only
+from topk_lib.models import TopKForSequenceClassification
 from topk_lib.models.vocabulary import select_vocabulary, sizes
 from topk_lib.selectors import ids_to_batch, make_selector
-from topk_lib.training.explain import load_model
+from topk_lib.training.finetune import load_model, tokenize
 from topk_lib.training.metrics import accuracy_interval
 from topk_lib.training.study import SMALL, _packed, _teacher
 
@@ -79,8 +79,8 @@ def vocabulary_study(
     }  # fmt: skip
     rows = _found(settings | data)
 
-    ids = _tokenize(tokenizer, texts)
-    old = torch.tensor([i for text in _tokenize(tokenizer, test["text"]) for i in text])
+    ids = tokenize(tokenizer, texts)
+    old = torch.tensor([i for text in tokenize(tokenizer, test["text"]) for i in text])
     for rule in ("whole", *_RULES):
         size = model.config.encoder.vocab_size
         if rule != "whole":
@@ -102,7 +102,7 @@ def vocabulary_study(
     return records.write(
         "study_vocabulary", "minilm", metrics={"rows": rows}, settings=settings, data=data,
         seconds=time.perf_counter() - begun,
-        command="python -c 'from topk_lib.training.study_vocabulary import *; vocabulary_study()'",
+        command="topk-lib study imdb --only study_vocabulary/minilm",
     )  # fmt: skip
 
 
@@ -115,23 +115,17 @@ def _found(of: dict[str, Any]) -> dict[str, Any]:
     return rows
 
 
-def _tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    with errors_only():  # it would warn of texts over the maximum, which the selector shortens
-        found: list[list[int]] = tokenizer(list(texts), truncation=False, padding=False)["input_ids"]
-    return found
-
-
 def _measure(
     encoder: Any, tokenizer: Any, texts: Sequence[str], labels: Sequence[int], test: Any, k: int
 ) -> dict[str, Any]:
     """Wrap the encoder with a selector fitted on ``texts``, and let it answer the test reviews."""
     selector = make_selector("linear", vocabulary=encoder.config.vocab_size)
-    selector.fit(_tokenize(tokenizer, texts), labels)
+    selector.fit(tokenize(tokenizer, texts), labels)
     with tempfile.TemporaryDirectory() as folder:
         encoder.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         model, _ = TopKForSequenceClassification.from_encoder(folder, selector, k, attention_dropout=0.0)
-    ids = _tokenize(tokenizer, test["text"])
+    ids = tokenize(tokenizer, test["text"])
     right = _answers(model.eval(), ids).numpy() == np.asarray(test["label"])
     low, high = accuracy_interval(int(right.sum()), len(right))
     tokens = sum(map(len, ids))

@@ -1,66 +1,41 @@
 """The article's eighteen claims, each with an experiment and a verdict computed from the records.
 
-What counts as better does not depend on how the runs come out:
-
-- two models tested on the same reviews are compared by the reviews that one of them alone got right,
-  with McNemar's exact test (:func:`paired`); where a record has not kept its answers, by their 95%
-  intervals, which must not overlap;
-- the comparisons of one claim share a chance of 5% to see a difference where there is none: each
-  is tested at 5% over their number (Bonferroni);
-- with several seeds a model is better where it is better with every one of them.
+What counts as better does not depend on how the runs come out: see :mod:`topk_lib.claims.compare`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from statistics import mean, median
+from statistics import median
 from typing import Any, NamedTuple
 
-import numpy as np
-from scipy.stats import binomtest, norm
+from topk_lib.claims.compare import (
+    FULL,
+    LEVEL,
+    Grid,
+    Missing,
+    Results,
+    by_k,
+    called,
+    cite,
+    loss,
+    split,
+    wrong,
+)
 
-__all__ = ["CLAIMS", "Claim", "Finding", "Paired", "judge", "loss", "markdown", "paired"]
+__all__ = ["CLAIMS", "HARD", "SOFT", "UNLABELLED", "Claim", "Finding", "judge", "markdown"]
 
-Record = Mapping[str, Any]
-Results = Mapping[str, Mapping[str, Record]]
-"""From an experiment to its records by run, as :func:`topk_lib.records.load_all` gives them."""
-Choice = tuple[str, int]
-"""A selector and k."""
-Outcomes = dict[tuple[Choice, Choice], int]
-"""Of two choices: 1 where the first is better, -1 where it is worse, 0 where that is open."""
-
-FULL: Choice = ("first", 512)
-"""All that the encoder can read."""
 UNLABELLED = ("tfidf", "tfidf_corpus", "frequency")
 """Rules that count, and never see a label."""
 HARD = ("linear", "chi2", "mutual_information", "embedding", *UNLABELLED, "head_tail", "first", "random")
 SOFT = ("gate", "history", "distilled")
 
-_LEVEL = 0.05
 _POINT = 0.01
 _SMALL = 0.1  # of a cost that hardly matters
-_GRIDS = ("study_25000", "study_4000", "imdb_rules_25000", "imdb_rules_4000")
-_RUN = re.compile(r"(\w+)-k(\d+)-s(\d+)")
+_GRIDS = ("study_25000", "study_4000", "imdb_rules_4000")
 _SPEED = "study_speed/inference"
 _IF = "holds with a condition:"
-
-
-class Paired(NamedTuple):
-    """Two models on the same reviews.
-
-    Attributes:
-        only_first: reviews that the first alone got right.
-        only_second: reviews that the second alone got right.
-        n: all reviews.
-        p: how likely a split at least as uneven is, were the two equally good.
-    """
-
-    only_first: int
-    only_second: int
-    n: int
-    p: float
 
 
 class Finding(NamedTuple):
@@ -97,33 +72,6 @@ class Claim:
     command: str = "topk-lib study imdb"
 
 
-class Missing(Exception):
-    """The records that a rule needs are not there."""
-
-
-def paired(first: Record, second: Record) -> Paired:
-    """Compare two study records with McNemar's exact test (McNemar, 1947).
-
-    Raises:
-        ValueError: they are of different reviews, or did not keep their answers.
-    """
-    if _tested_on(first) != _tested_on(second):
-        raise ValueError(f"{first['run']} and {second['run']} were tested on different reviews: no pairs")
-    return _split(~_wrong(first), ~_wrong(second))
-
-
-def loss(reference: Record, record: Record, level: float = _LEVEL) -> tuple[float, float]:
-    """How much lower the accuracy of ``record`` is than that of ``reference``, and how much at most.
-
-    Returns:
-        The difference and its upper confidence bound at 1 - ``level``, by the normal approximation
-        for paired shares.
-    """
-    a, b, n, _ = paired(reference, record)
-    lost = (a - b) / n
-    return lost, lost + float(norm.ppf(1 - level)) * (((a + b) / n - lost**2) / n) ** 0.5
-
-
 def judge(claim: Claim, results: Results) -> Finding:
     """The verdict on a claim; where records are missing, "not yet measured" with the command."""
     try:
@@ -145,113 +93,9 @@ def markdown(results: Results) -> str:
     return "\n".join(table + parts) + "\n"
 
 
-def _tested_on(record: Record) -> tuple[str, int]:
-    return record["data"]["eval_fingerprint"], record["data"]["n_eval"]
-
-
-def _wrong(record: Record) -> np.ndarray:
-    """(n,) bool."""
-    if "wrong" not in record["metrics"]:
-        raise ValueError(f"the record {record['run']} has not kept which reviews it got wrong")
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(record["metrics"]["wrong"]), dtype=np.uint8))
-    return bits[: record["data"]["n_eval"]].astype(bool)
-
-
-def _split(first: np.ndarray, second: np.ndarray) -> Paired:
-    a, b = int((first & ~second).sum()), int((second & ~first).sum())
-    return Paired(a, b, len(first), float(binomtest(a, a + b).pvalue) if a + b else 1.0)
-
-
-def _compare(first: Record, second: Record, level: float) -> int:
-    one, two = first["metrics"], second["metrics"]
-    if "wrong" in one and "wrong" in two and _tested_on(first) == _tested_on(second):
-        a, b, _, p = paired(first, second)
-        return int(np.sign(a - b)) if p <= level else 0
-    apart = one["accuracy_low"] > two["accuracy_high"] or one["accuracy_high"] < two["accuracy_low"]
-    return int(np.sign(one["accuracy"] - two["accuracy"])) if apart else 0
-
-
-class _Grid:
-    """The runs of one experiment that differ in nothing but selector, k and seed."""
-
-    def __init__(self, name: str, runs: Mapping[str, Record]) -> None:
-        self.name = name
-        found = ((_RUN.fullmatch(run), record) for run, record in runs.items())
-        self.runs = {((m[1], int(m[2])), int(m[3])): record for m, record in found if m}
-
-    def ks(self, *selectors: str) -> list[int]:
-        """Every k, but for the full one, with which all these selectors have a run."""
-        each = ({k for (name, k), _ in self.runs if name == want and k < FULL[1]} for want in selectors)
-        return sorted(set.intersection(*each))
-
-    def seeds(self, *choices: Choice) -> list[int]:
-        each = ({seed for choice, seed in self.runs if choice == want} for want in choices)
-        return sorted(set.intersection(*each))
-
-    def outcomes(self, first: Sequence[str], second: Sequence[str]) -> Outcomes:
-        """Compare selectors at each k that all of them have a run with."""
-        ks = self.ks(*first, *second)
-        return self._outcomes(((a, k), (b, k)) for a in first for b in second if a != b for k in ks)
-
-    def to_full(self, selectors: Sequence[str], at_most: int = FULL[1]) -> Outcomes:
-        """Compare selectors, at each k that all of them have a run with, with the full model."""
-        ks = [k for k in self.ks(*selectors) if k <= at_most]
-        return self._outcomes(((name, k), FULL) for name in selectors for k in ks)
-
-    def _outcomes(self, pairs: Iterable[tuple[Choice, Choice]]) -> Outcomes:
-        seeds = {pair: common for pair in pairs if (common := self.seeds(*pair))}
-        if not seeds:
-            raise Missing("k with runs of all that are compared")
-        found: Outcomes = {}
-        for (a, b), common in seeds.items():
-            signs = {_compare(self.runs[a, s], self.runs[b, s], _LEVEL / len(seeds)) for s in common}
-            found[a, b] = signs.pop() if len(signs) == 1 else 0
-        return found
-
-    def accuracy(self, choice: Choice) -> float:
-        return float(mean(self.runs[choice, s]["metrics"]["accuracy"] for s in self.seeds(choice)))
-
-    def closest(self, found: Outcomes, pick: Callable[..., tuple[Choice, Choice]] = min) -> Outcomes:
-        """At each k one comparison: that with the best of the others, or (max) that of the best."""
-        chosen = (pick((pair for pair in found if pair[0][1] == k), key=self._lead) for k in _by_k(found))
-        return {pair: found[pair] for pair in chosen}
-
-    def _lead(self, pair: tuple[Choice, Choice]) -> float:
-        return self.accuracy(pair[0]) - self.accuracy(pair[1])
-
-    def cite(self, choice: Choice, key: str = "accuracy .1%") -> str:
-        """A metric, of the first seed."""
-        name, k = choice
-        return _cite(f"{self.name}/{name}-k{k}-s{self.seeds(choice)[0]}", f"metrics.{key}")
-
-    def lines(self, found: Outcomes) -> tuple[str, ...]:
-        words = {1: "better", 0: "no clear difference", -1: "worse"}
-        return tuple(
-            f"k = {a[1]}: `{a[0]}` {self.cite(a)}, {'the full model' if b == FULL else f'`{b[0]}`'} "
-            f"{self.cite(b)}: {words[sign]} (seeds: {len(self.seeds(a, b))})"
-            for (a, b), sign in found.items()
-        )
-
-
-def _cite(run: str, key: str) -> str:
-    return f"{{record}}`{run} {key}`"
-
-
-def _called(choice: Choice) -> str:
-    return "the full model" if choice == FULL else f"`{choice[0]}` at k = {choice[1]}"
-
-
 def _listed(things: Iterable[object]) -> str:
     *most, last = map(str, things)
     return f"{', '.join(most)} and {last}" if most else last
-
-
-def _by_k(found: Outcomes) -> dict[int, bool]:
-    """At each k, whether the first is better in all comparisons."""
-    at: dict[int, bool] = {}
-    for (a, _), sign in found.items():
-        at[a[1]] = at.get(a[1], True) and sign > 0
-    return dict(sorted(at.items()))
 
 
 def _graded(at: Mapping[int, bool], always: str = "") -> str:
@@ -264,11 +108,11 @@ def _graded(at: Mapping[int, bool], always: str = "") -> str:
     return f"{_IF} {always}" if always else "holds"
 
 
-def _on_grid(rule: Callable[[_Grid, Results], Finding]) -> Callable[[Results], Finding]:
+def _on_grid(rule: Callable[[Grid, Results], Finding]) -> Callable[[Results], Finding]:
     """Judge by the largest experiment that has what the rule needs."""
 
     def judged(results: Results) -> Finding:
-        grids = sorted((_Grid(name, results.get(name, {})) for name in _GRIDS), key=lambda g: -len(g.runs))
+        grids = sorted((Grid(name, results.get(name, {})) for name in _GRIDS), key=lambda g: -len(g.runs))
         first: Missing | None = None
         for grid in grids:
             try:
@@ -291,14 +135,14 @@ def _speeds(results: Results) -> Mapping[str, Any]:
 def _better(first: str, *others: str) -> Callable[[Results], Finding]:
     """The first selector must be better than all the others at equal k."""
 
-    def rule(grid: _Grid, _: Results) -> Finding:
+    def rule(grid: Grid, _: Results) -> Finding:
         found = grid.outcomes([first], others)
-        return Finding(_graded(_by_k(found)), grid.lines(grid.closest(found)))
+        return Finding(_graded(by_k(found)), grid.lines(grid.closest(found)))
 
     return _on_grid(rule)
 
 
-def _cheap(grid: _Grid, results: Results) -> Finding:
+def _cheap(grid: Grid, results: Results) -> Finding:
     """Fitting takes less than a tenth of the training, choosing less than a tenth of an answer."""
     speeds = _speeds(results)
     shares: dict[str, list[float]] = {}
@@ -317,9 +161,9 @@ def _cheap(grid: _Grid, results: Results) -> Finding:
     for key, one in speeds.items():
         if key.startswith(("linear-k", "tfidf-k")):
             name, size = key.split("-k")
-            choosing = f"choosing by {_called((name, int(size)))}"
+            choosing = f"choosing by {called((name, int(size)))}"
             costs[choosing] = one["selector_share"]
-            share = _cite(_SPEED, f"metrics.{key}.selector_share .1%")
+            share = cite(_SPEED, f"metrics.{key}.selector_share .1%")
             evidence.append(f"{choosing} takes {share} of an answer's time")
     dear = [what for what, cost in costs.items() if cost >= _SMALL]
     verdict = "holds" if not dear else "fails" if len(dear) == len(costs) else f"{_IF} not {_listed(dear)}"
@@ -333,21 +177,21 @@ def _faster(results: Results) -> Finding:
     at = {int(key[8:]): one["slowest"] > full["fastest"]
           for key, one in speeds.items() if key.startswith("linear-k")}  # fmt: skip
     keys = ["first-k512", *(f"linear-k{k}" for k in at)]
-    called = ["the full model", *(_called(("linear", k)) for k in at)]
-    lines = (f"{name}: {_cite(_SPEED, f'metrics.{key}.texts_per_second .0f')} texts a second"
-             for name, key in zip(called, keys, strict=True))  # fmt: skip
+    names = ["the full model", *(called(("linear", k)) for k in at)]
+    lines = (f"{name}: {cite(_SPEED, f'metrics.{key}.texts_per_second .0f')} texts a second"
+             for name, key in zip(names, keys, strict=True))  # fmt: skip
     return Finding(_graded(at), tuple(lines))
 
 
-def _fixed(grid: _Grid, _: Results) -> Finding:
+def _fixed(grid: Grid, _: Results) -> Finding:
     """A hard rule that was fitted on labels must not be better than those that never see one."""
     found = grid.outcomes(["linear"], UNLABELLED)
-    adapts = [k for k, yes in _by_k(found).items() if yes]
+    adapts = [k for k, yes in by_k(found).items() if yes]
     condition = f"{_IF} not of a rule fitted on labels, which is better (k = {_listed(adapts or [0])})"
     return Finding(condition if adapts else "holds", grid.lines(grid.closest(found)))
 
 
-def _hurts(grid: _Grid, _: Results) -> Finding:
+def _hurts(grid: Grid, _: Results) -> Finding:
     """Some hard rule at some k must be worse than the full model."""
     found = grid.to_full(HARD)
     order = sorted(found, key=lambda pair: grid.accuracy(pair[0]))
@@ -355,7 +199,7 @@ def _hurts(grid: _Grid, _: Results) -> Finding:
     return Finding("holds" if -1 in found.values() else "fails", grid.lines(ends))
 
 
-def _context(grid: _Grid, _: Results) -> Finding:
+def _context(grid: Grid, _: Results) -> Finding:
     """The gate, which sees neighbours, must be better than the linear rule where negation abounds."""
     at, evidence = {}, []
     for k in grid.ks("gate", "linear"):
@@ -372,7 +216,7 @@ def _context(grid: _Grid, _: Results) -> Finding:
     return Finding(_graded(at) if any(at.values()) else none, tuple(evidence))
 
 
-def _dearer(grid: _Grid, _: Results) -> Finding:
+def _dearer(grid: Grid, _: Results) -> Finding:
     """Training with the gate must take over a tenth longer than with the linear rule."""
     ratios, evidence = [], []
     for k in grid.ks("gate", "linear"):
@@ -390,15 +234,15 @@ def _dearer(grid: _Grid, _: Results) -> Finding:
     return Finding(verdict, tuple(evidence))
 
 
-def _keeps(grid: _Grid, _: Results) -> Finding:
+def _keeps(grid: Grid, _: Results) -> Finding:
     """The linear rule or the gate, at k <= 128, must be within a point of the full model."""
     pairs = grid.to_full(["linear", "gate"], at_most=128)
     good = []
     for choice, full in pairs:
-        most = (loss(grid.runs[full, seed], grid.runs[choice, seed], _LEVEL / len(pairs))[1]
+        most = (loss(grid.runs[full, seed], grid.runs[choice, seed], LEVEL / len(pairs))[1]
                 for seed in grid.seeds(choice, full))  # fmt: skip
         if max(most) < _POINT:
-            good.append(_called(choice))
+            good.append(called(choice))
     if not good and 128 not in grid.ks("linear", "gate"):
         raise Missing("runs of linear and gate at k = 128")
     verdict = (
@@ -407,30 +251,30 @@ def _keeps(grid: _Grid, _: Results) -> Finding:
     return Finding(verdict, grid.lines(grid.closest(pairs, max)))
 
 
-def _counts_find(grid: _Grid, _: Results) -> Finding:
+def _counts_find(grid: Grid, _: Results) -> Finding:
     """Each rule that counts without labels must be better than random tokens at every k."""
     found = grid.outcomes(UNLABELLED, ["random"])
-    good = [_called(a) for (a, _), sign in found.items() if sign > 0]
+    good = [called(a) for (a, _), sign in found.items() if sign > 0]
     some = f"{_IF} only {_listed(good)}" if good else "fails"
     return Finding("holds" if len(good) == len(found) else some, grid.lines(found))
 
 
-def _distance_finds(grid: _Grid, _: Results) -> Finding:
+def _distance_finds(grid: Grid, _: Results) -> Finding:
     """Embedding distance must be better than chance; the linear weight says how good it could be."""
     chance = grid.outcomes(["embedding"], ["random"])
     linear = grid.outcomes(["embedding"], ["linear"])
     behind = "better than chance, worse than the linear weight" if -1 in linear.values() else ""
-    return Finding(_graded(_by_k(chance), behind), grid.lines(chance | linear))
+    return Finding(_graded(by_k(chance), behind), grid.lines(chance | linear))
 
 
-def _generalises(grid: _Grid, _: Results) -> Finding:
+def _generalises(grid: Grid, _: Results) -> Finding:
     """Some model that reads fewer tokens must be better on unseen reviews than the full one."""
     found = grid.to_full([*HARD, *SOFT])
-    good = [_called(a) for (a, _), sign in found.items() if sign > 0]
+    good = [called(a) for (a, _), sign in found.items() if sign > 0]
     return Finding(f"{_IF} only {_listed(good)}" if good else "fails", grid.lines(grid.closest(found, max)))
 
 
-def _explains(grid: _Grid, _: Results) -> Finding:
+def _explains(grid: Grid, _: Results) -> Finding:
     """Reading the chosen tokens must give the full model's answer more often than random ones do."""
     at, evidence = {}, []
     ks = [k for k in grid.ks("linear", "random") if grid.seeds(("linear", k), ("random", k), FULL)]
@@ -438,10 +282,10 @@ def _explains(grid: _Grid, _: Results) -> Finding:
         both = [("linear", k), ("random", k)]
         better = []
         for seed in grid.seeds(*both, FULL):
-            full, chosen, random = (_wrong(grid.runs[c, seed]) for c in (FULL, *both))
+            full, chosen, random = (wrong(grid.runs[c, seed]) for c in (FULL, *both))
             # There are two labels: both right or both wrong is the same answer.
-            a, b, _n, p = _split(chosen == full, random == full)
-            better.append(a > b and p <= _LEVEL / len(ks))
+            a, b, _n, p = split(chosen == full, random == full)
+            better.append(a > b and p <= LEVEL / len(ks))
         at[k] = all(better)
         cited = (
             f"`linear` {grid.cite(both[0])}, `random` {grid.cite(both[1])}, the full model {grid.cite(FULL)}"
@@ -465,7 +309,7 @@ def _reaches(results: Results) -> Finding:
         reached if every[best]["accuracy_high"] >= 0.963 else "fails",
         (
             "no confusion matrix gives the table: {doc}`/notebooks/01_finetuning_imdb` tries them all",
-            f"the best accuracy measured here, `{best}`: {_cite(best, 'metrics.accuracy .1%')}",
+            f"the best accuracy measured here, `{best}`: {cite(best, 'metrics.accuracy .1%')}",
         ),
     )
 

@@ -1,0 +1,21 @@
+"""The article's claims and what the records say of them."""
+
+from topk_lib.claims.compare import FULL, Paired, Record, Results, loss, paired
+from topk_lib.claims.rules import CLAIMS, HARD, SOFT, UNLABELLED, Claim, Finding, judge, markdown
+
+__all__ = [
+    "CLAIMS",
+    "FULL",
+    "HARD",
+    "SOFT",
+    "UNLABELLED",
+    "Claim",
+    "Finding",
+    "Paired",
+    "Record",
+    "Results",
+    "judge",
+    "loss",
+    "markdown",
+    "paired",
+]

@@ -1,0 +1,117 @@
+"""``Trainer`` as this course uses it: its arguments, the selector's learning rate and temperature."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+__all__ = ["logits_of", "make_trainer"]
+
+
+def _precision(name: str) -> str:
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    flags = Path("/proc/cpuinfo")
+    fast = flags.is_file() and any(f in flags.read_text() for f in ("avx512_bf16", "amx_bf16"))
+    return "bf16" if fast and not torch.backends.mps.is_available() else "fp32"
+
+
+def make_trainer(
+    model: Any,
+    tokenizer: Any,
+    settings: Any,
+    folder: Path,
+    quiet: bool,
+    train_set: Dataset | None = None,
+) -> Trainer:
+    """A ``Trainer`` with this course's arguments.
+
+    Args:
+        settings: of :class:`~topk_lib.training.finetune.Settings`.
+        folder: for checkpoints.
+        quiet: no bars, no log.
+        train_set: ``input_ids`` and ``label``; None to answer only.
+    """
+    precision = _precision(settings.precision)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if settings.batch_size % world:
+        raise ValueError(f"batch_size {settings.batch_size} cannot be shared by {world} processes")
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        per_device_train_batch_size=settings.batch_size // world,
+        per_device_eval_batch_size=128,
+        warmup_steps=0.06,
+        lr_scheduler_type="linear",
+        weight_decay=0.01,
+        train_sampling_strategy="group_by_length",
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        seed=settings.seed,
+        save_strategy="steps",
+        save_steps=0.1,
+        save_total_limit=2,
+        logging_strategy="no" if quiet else "steps",
+        logging_steps=0.05,
+        use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        report_to="none",
+        disable_tqdm=quiet,
+    )
+    learned = train_set is not None and getattr(model, "selector", None) and model.selector.trainable
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_set,
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=[_Anneal()] if learned else None,
+        optimizers=(_optimiser(model, settings), None) if learned else (None, None),
+    )
+    if quiet:
+        trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class _Anneal(TrainerCallback):  # type: ignore[misc]
+    """Cools the selector's temperature as the training goes on."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        getattr(model, "module", model).anneal(min(1.0, state.global_step / max(1, state.max_steps)))
+
+
+def _optimiser(model: Any, settings: Any) -> torch.optim.Optimizer:
+    """AdamW as Trainer makes it, but the selector with a learning rate of its own."""
+    groups: dict[tuple[bool, bool], list[Any]] = {}
+    for name, parameter in model.named_parameters():
+        decay = parameter.dim() > 1 and "norm" not in name.lower()
+        groups.setdefault((name.startswith("selector."), decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": settings.selector_learning_rate if selector else settings.learning_rate,
+                "weight_decay": 0.01 if decay else 0.0,
+            }
+            for (selector, decay), parameters in groups.items()
+        ]
+    )
+
+
+def logits_of(trainer: Trainer, data: Dataset) -> torch.Tensor:
+    """(n, 2) float32, in the order of ``data``; texts of like length share a batch."""
+    lengths = torch.tensor([len(ids) for ids in data["input_ids"]])
+    order = lengths.argsort(stable=True)
+    # Grouping by length would also shuffle what is evaluated.
+    trainer.args.train_sampling_strategy = "sequential"
+    output = trainer.predict(data.select(order.tolist()), ignore_keys=["kept"]).predictions
+    logits = torch.empty(len(data), output.shape[-1])
+    logits[order] = torch.as_tensor(output, dtype=torch.float32)
+    return logits
