@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser, Error, Locator, Page
 
 from topk_lib import records
 
-READ = "article, .bd-article"
+# A page with its formulas takes seconds to draw. So each is opened once, with every check that
+# wants it so made on it in turn; what they found is told apart by the tests.
+Found = dict[str, list[str]]
 
 
-@contextmanager
-def opened(browser: Browser, address: str, *, formulas: bool = True, **options: Any) -> Iterator[Page]:
-    """A page, its formulas drawn unless that does not matter (long pages need seconds for it)."""
-    context = browser.new_context(**options)
-    page = context.new_page()
-    if not formulas:
-        page.route("**/mathjax/**", lambda route: route.abort())
-    page.goto(address, wait_until="load")
-    if options.get("java_script_enabled", True):
-        page.wait_for_function("() => !window.MathJax || !MathJax.startup || MathJax.startup.promise")
-        page.evaluate("async () => { if (window.MathJax && MathJax.startup) await MathJax.startup.promise; }")
-    yield page
-    context.close()
-
-
-def at_home(address: str, home: str) -> bool:
-    return address.startswith((home, "data:", "blob:", "about:"))
+@pytest.fixture(scope="session")
+def found(pages: list[str], site: str, browser: Browser) -> Found:
+    """What each of the checks found wrong, on all pages."""
+    found: Found = defaultdict(list)
+    for name in pages:
+        requests: list[str] = []
+        context = browser.new_context(has_touch=True)
+        page = context.new_page()
+        watch(page, requests, found["no_request_leaves_the_folder"])
+        page.goto(f"{site}/{name}", wait_until="networkidle")
+        drawn(page)
+        found["no_request_leaves_the_folder"] += [r for r in requests if not at_home(r, site)]
+        for check in CHECKS:
+            try:
+                wrong = check(page)
+            except Error as error:
+                wrong = [str(error)]
+            found[check.__name__] += [f"{name}: {one}" for one in wrong]
+        context.close()
+    return found
 
 
 def watch(page: Page, requests: list[str], problems: list[str]) -> None:
@@ -44,130 +48,203 @@ def watch(page: Page, requests: list[str], problems: list[str]) -> None:
     page.on("pageerror", lambda error: problems.append(str(error)))
 
 
-def test_no_request_leaves_the_folder(book: Path, pages: list[str], site: str, browser: Browser) -> None:
-    for home in (site, book.as_uri()):
-        for name in pages:
-            requests: list[str] = []
-            problems: list[str] = []
-            context = browser.new_context()
-            page = context.new_page()
-            watch(page, requests, problems)
-            page.goto(f"{home}/{name}", wait_until="networkidle")
-            context.close()
-            assert [r for r in requests if not at_home(r, home)] == [], f"{home}/{name}"
-            assert problems == [], f"{home}/{name}"
+def drawn(page: Page) -> None:
+    """Wait until the formulas are drawn."""
+    page.wait_for_function("() => !window.MathJax || !MathJax.startup || MathJax.startup.promise")
+    page.evaluate("async () => { if (window.MathJax && MathJax.startup) await MathJax.startup.promise; }")
 
 
-def test_mathematics_and_diagrams_are_drawn(pages: list[str], site: str, browser: Browser) -> None:
-    drawn = {"formulas": 0, "diagrams": 0}
-    for name in pages:
-        with opened(browser, f"{site}/{name}") as page:
-            wanted, got = page.locator(".math").count(), page.locator(".math mjx-container").count()
-            assert got >= wanted, f"{name}: {got} of {wanted} formulas"
-            assert page.locator("mjx-merror, [data-mml-node='merror']").count() == 0, name
-            diagrams = page.locator("pre.mermaid")
-            for i in range(diagrams.count()):
-                diagrams.nth(i).locator("svg").wait_for(timeout=10_000)
-                assert "Syntax error" not in (diagrams.nth(i).text_content() or "")
-            drawn["formulas"] += got
-            drawn["diagrams"] += diagrams.count()
-    assert min(drawn.values()) > 0, drawn
+def at_home(address: str, home: str) -> bool:
+    return address.startswith((home, "data:", "blob:", "about:"))
+
+
+def mathematics_and_diagrams_are_drawn(page: Page) -> list[str]:
+    wrong = []
+    wanted, got = page.locator(".math").count(), page.locator(".math mjx-container").count()
+    if got < wanted:
+        wrong.append(f"{got} of {wanted} formulas")
+    if page.locator("mjx-merror, [data-mml-node='merror']").count():
+        wrong.append("a formula with an error")
+    for diagram in page.locator("pre.mermaid").all():
+        diagram.locator("svg").wait_for(timeout=10_000)
+        if "Syntax error" in (diagram.text_content() or ""):
+            wrong.append("a diagram with an error")
+    return wrong
+
+
+def every_image_says_what_it_shows(page: Page) -> list[str]:
+    wrong = []
+    for image in page.locator("article img").all():
+        alt = image.get_attribute("alt") or ""
+        if len(alt.split()) < 4 or re.search(r"\.(png|svg|webp)$|^\.\.|_images", alt):
+            wrong.append(f"alt text {alt!r}")
+        image.scroll_into_view_if_needed()  # some are loaded only then
+        if not image.evaluate("i => i.decode().then(() => i.naturalWidth > 0, () => false)"):
+            wrong.append(f"broken: {alt!r}")
+    for figure in page.locator("article .mermaid-box").all():
+        if len((figure.get_attribute("aria-label") or "").split()) < 4:
+            wrong.append("a diagram without a label")
+    return wrong
+
+
+def axe_finds_nothing_serious(page: Page) -> list[str]:
+    wrong = []
+    if page.locator("article").count() == 0:
+        return []  # the redirect
+    # colours half-way through a transition are nobody's reading
+    style = page.add_style_tag(content="*, *::before, *::after { transition: none !important; }")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+        # all but colours are the same in both
+        rules = None if scheme == "light" else {"runOnly": ["color-contrast"]}
+        for violation in Axe().run(page, options=rules).response["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                nodes = [node["html"][:150] for node in violation["nodes"][:5]]
+                wrong.append(f"{scheme}: {violation['id']}, {len(violation['nodes'])} times: {nodes}")
+    style.evaluate("style => style.remove()")
+    page.emulate_media(color_scheme="light")
+    return wrong
+
+
+def a_phone_needs_no_sideways_scrolling(page: Page) -> list[str]:
+    wrong = []
+    before = page.viewport_size
+    assert before is not None
+    page.set_viewport_size({"width": 390, "height": 844})
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        wide = page.evaluate("document.scrollingElement.scrollWidth")
+        if wide > 390:
+            wrong.append(f"{scheme}: {wide} pixels wide")
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size(before)
+    return wrong
+
+
+def print_shows_no_controls(page: Page) -> list[str]:
+    page.emulate_media(media="print")
+    seen = sum(controls.is_visible() for controls in page.locator(".topk-controls").all())
+    page.emulate_media(media="screen")
+    return [f"{seen} explorers print their controls"] if seen else []
+
+
+def every_explorer_moves(page: Page) -> list[str]:
+    wrong = []
+    for i, explorer in enumerate(page.locator(".topk-explore").all()):
+        wrong += [f"explorer {i}: {one}" for one in explorer_is_stuck(page, explorer)]
+    return wrong
+
+
+def explorer_is_stuck(page: Page, explorer: Locator) -> list[str]:
+    wrong = []
+    for slider in explorer.locator("input[type=range]").all():
+        slider.focus()
+        page.keyboard.press("Home")
+        first, label = frame(explorer), slider.get_attribute("aria-valuetext")
+        page.keyboard.press("End")
+        if frame(explorer) == first or slider.get_attribute("aria-valuetext") == label:
+            wrong.append(f"{label}: keys do not move it")
+        box = slider.bounding_box()
+        assert box is not None
+        # click and tap wait until the slider stands still
+        slider.click(position={"x": 3, "y": box["height"] / 2})
+        if frame(explorer) != first:
+            wrong.append(f"{label}: the mouse does not move it")
+        slider.tap(position={"x": box["width"] - 3, "y": box["height"] / 2})
+        if frame(explorer) == first:
+            wrong.append(f"{label}: a finger does not move it")
+    for play in explorer.locator("button").all():
+        before = explorer.get_attribute("data-frame")
+        play.click()
+        page.wait_for_function(
+            "([e, before]) => e.dataset.frame !== before", arg=[explorer.element_handle(), before]
+        )
+        play.click()
+        if play.inner_text() != "Play":
+            wrong.append("it does not stop")
+    return wrong
 
 
 def frame(explorer: Locator) -> str:
     return explorer.locator(".topk-frame").inner_html()
 
 
-def test_every_explorer_moves(pages: list[str], site: str, browser: Browser) -> None:
-    count = 0
+CHECKS: list[Callable[[Page], list[str]]] = [
+    mathematics_and_diagrams_are_drawn,
+    every_image_says_what_it_shows,
+    axe_finds_nothing_serious,
+    a_phone_needs_no_sideways_scrolling,
+    print_shows_no_controls,
+    every_explorer_moves,
+]
+
+
+@pytest.mark.parametrize("check", ["no_request_leaves_the_folder", *(check.__name__ for check in CHECKS)])
+def test_in_a_browser(check: str, found: Found) -> None:
+    assert found[check] == []
+
+
+def test_there_is_something_to_check(book: Path, pages: list[str]) -> None:
+    every = [parsed(book, name) for name in pages]
+    for what, least in ((".math", 100), ("pre.mermaid", 1), (".topk-explore", 3), ("article img", 3)):
+        assert sum(len(page.select(what)) for page in every) >= least, what
+
+
+@pytest.mark.parametrize(
+    ("wrong", "check"),
+    [
+        ("<p style='width: 900px'>wide</p>", a_phone_needs_no_sideways_scrolling),
+        ("<article><img src='x.png' alt='figure'></article>", every_image_says_what_it_shows),
+        ("<article><p style='color: #999'>pale words to read</p></article>", axe_finds_nothing_serious),
+        ("<div class='math'>x</div>", mathematics_and_diagrams_are_drawn),
+        ("<div class='topk-controls'>move</div>", print_shows_no_controls),
+        (
+            "<div class='topk-explore'><input type='range'><div class='topk-frame'>x</div></div>",
+            every_explorer_moves,
+        ),
+    ],
+)
+def test_a_check_finds_what_is_wrong(
+    wrong: str, check: Callable[[Page], list[str]], browser: Browser
+) -> None:
+    page = browser.new_page(has_touch=True)
+    script = (
+        "<script>const media = matchMedia('(prefers-color-scheme: dark)'), set = () => "
+        "document.documentElement.dataset.theme = media.matches ? 'dark' : 'light';"
+        "media.onchange = set; set();</script>"
+    )
+    page.set_content(
+        f"<!doctype html><html lang='en'><title>t</title>{script}<body style='background: white'>{wrong}"
+    )
+    assert check(page) != []
+    page.close()
+
+
+def test_from_a_disk_no_request_leaves_the_folder(book: Path, pages: list[str], browser: Browser) -> None:
+    home = book.as_uri()
     for name in pages:
-        with opened(browser, f"{site}/{name}", has_touch=True) as page:
-            explorers = page.locator(".topk-explore")
-            for i in range(explorers.count()):
-                count += 1
-                explorer = explorers.nth(i)
-                sliders = explorer.locator("input[type=range]")
-                for j in range(sliders.count()):
-                    slider = sliders.nth(j)
-                    slider.focus()
-                    page.keyboard.press("Home")
-                    first, label = frame(explorer), slider.get_attribute("aria-valuetext")
-                    page.keyboard.press("End")  # by keyboard
-                    assert frame(explorer) != first, f"{name}, explorer {i}: {label}"
-                    assert slider.get_attribute("aria-valuetext") != label
-                    box = slider.bounding_box()
-                    assert box is not None
-                    # click and tap wait until the slider stands still
-                    slider.click(position={"x": 3, "y": box["height"] / 2})  # by mouse
-                    assert frame(explorer) == first, f"{name}, explorer {i}: {label}"
-                    slider.tap(position={"x": box["width"] - 3, "y": box["height"] / 2})  # by touch
-                    assert frame(explorer) != first
-                play = explorer.locator("button")
-                if play.count():
-                    before = explorer.get_attribute("data-frame")
-                    play.click()
-                    page.wait_for_function(
-                        "([e, before]) => e.dataset.frame !== before",
-                        arg=[explorer.element_handle(), before],
-                    )
-                    play.click()
-                    assert play.inner_text() == "Play"
-    assert count >= 3
+        requests: list[str] = []
+        problems: list[str] = []
+        page = browser.new_page()
+        watch(page, requests, problems)
+        page.goto(f"{home}/{name}", wait_until="load")
+        page.close()
+        assert [r for r in requests if not at_home(r, home)] == [], name
+        assert problems == [], name
 
 
-def test_an_explorer_is_a_plain_picture_without_scripts_and_in_print(
+def test_without_scripts_an_explorer_is_a_plain_picture(
     pages: list[str], site: str, browser: Browser
 ) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
     for name in pages:
-        with opened(browser, f"{site}/{name}", java_script_enabled=False) as page:
-            explorers = page.locator(".topk-explore")
-            for i in range(explorers.count()):
-                assert not explorers.nth(i).locator(".topk-controls").is_visible()
-                assert explorers.nth(i).locator(".topk-frame").is_visible()
-        with opened(browser, f"{site}/{name}", formulas=False) as page:
-            page.emulate_media(media="print")
-            for controls in page.locator(".topk-controls").all():
-                assert not controls.is_visible()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_needs_no_sideways_scrolling(
-    scheme: str, pages: list[str], site: str, browser: Browser
-) -> None:
-    phone: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": scheme}
-    for name in pages:
-        with opened(browser, f"{site}/{name}", **phone) as page:
-            wide = page.evaluate("document.scrollingElement.scrollWidth")
-            assert wide <= 390, f"{name} is {wide} pixels wide"
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(scheme: str, pages: list[str], site: str, browser: Browser) -> None:
-    found = []
-    for name in pages:
-        with opened(browser, f"{site}/{name}", color_scheme=scheme) as page:
-            if page.locator("article").count() == 0:
-                continue  # the redirect
-            assert page.locator("html").get_attribute("data-theme") == scheme
-            # colours half-way through a transition are nobody's reading
-            page.add_style_tag(content="*, *::before, *::after { transition: none !important; }")
-            for violation in Axe().run(page).response["violations"]:
-                if violation["impact"] in ("serious", "critical"):
-                    nodes = [node["html"][:150] for node in violation["nodes"][:5]]
-                    found.append((name, violation["id"], len(violation["nodes"]), nodes))
-    assert found == []
-
-
-def test_every_image_says_what_it_shows(pages: list[str], site: str, browser: Browser) -> None:
-    for name in pages:
-        with opened(browser, f"{site}/{name}", formulas=False) as page:
-            for image in page.locator("article img").all():
-                alt = image.get_attribute("alt") or ""
-                assert len(alt.split()) >= 4, f"{name}: {alt!r}"
-                assert not re.search(r"\.(png|svg|webp)$|^\.\.|_images", alt), f"{name}: {alt!r}"
-                assert image.evaluate("i => i.complete && i.naturalWidth > 0"), f"{name}: {alt!r} is broken"
-            for figure in page.locator("article .mermaid-box").all():
-                assert len((figure.get_attribute("aria-label") or "").split()) >= 4, name
+        page.goto(f"{site}/{name}", wait_until="load")
+        for explorer in page.locator(".topk-explore").all():
+            assert not explorer.locator(".topk-controls").is_visible(), name
+            assert explorer.locator(".topk-frame").is_visible(), name
+    context.close()
 
 
 def parsed(book: Path, name: str) -> BeautifulSoup:
@@ -228,6 +305,8 @@ def test_weights(book: Path, pages: list[str]) -> None:
 
 
 def test_search_finds_a_word(site: str, browser: Browser) -> None:
-    with opened(browser, f"{site}/search.html?q=precision") as page:
-        page.locator("#search-results li a").first.wait_for(timeout=10_000)
-        assert page.locator("#search-results li a[href*='finetuning']").count() >= 1
+    page = browser.new_page()
+    page.goto(f"{site}/search.html?q=precision", wait_until="load")
+    page.locator("#search-results li a").first.wait_for(timeout=10_000)
+    assert page.locator("#search-results li a[href*='finetuning']").count() >= 1
+    page.close()
