@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def make_trainer(
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if settings.batch_size % world:
         raise ValueError(f"batch_size {settings.batch_size} cannot be shared by {world} processes")
+    steps = math.ceil(len(train_set or ()) / settings.batch_size) * settings.epochs
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
@@ -57,7 +59,7 @@ def make_trainer(
         fp16=precision == "fp16",
         seed=settings.seed,
         save_strategy="steps",
-        save_steps=0.1,
+        save_steps=max(25, math.ceil(0.1 * steps)),  # writing one takes as long as some steps
         save_total_limit=2,
         logging_strategy="no" if quiet else "steps",
         logging_steps=0.05,
