@@ -70,6 +70,17 @@ def test_it_learns(tiny_encoder: Path, tmp_path: Path) -> None:
     assert result.metrics["accuracy"] == 1.0
 
 
+def test_a_gate_cools_down_to_the_temperature_that_was_asked_for(tiny_encoder: Path, tmp_path: Path) -> None:
+    finetune(
+        tmp_path, model=str(tiny_encoder), selector="gate", start_temperature=0.4, final_temperature=0.02,
+        quiet=True, **OPTIONS,
+    )  # fmt: skip
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert model.config.start_temperature == 0.4
+    # the eighth and last step began when 7/8 of the way was gone
+    assert model.soft.temperature.item() == pytest.approx(0.4 * (0.02 / 0.4) ** (7 / 8))
+
+
 def test_other_settings_in_the_folder_are_refused(trained: Path) -> None:
     with pytest.raises(ValueError, match=r"other settings \(k: 16 -> 32\): choose another output"):
         finetune(trained, quiet=True, **OPTIONS | {"k": 32} | _model(trained))
@@ -80,6 +91,7 @@ def test_other_settings_in_the_folder_are_refused(trained: Path) -> None:
     [
         ({"k": 0}, ValueError, "k must be above 0, got 0"),
         ({"epochs": -1}, ValueError, "epochs must be above 0"),
+        ({"final_temperature": 0.0}, ValueError, "final_temperature must be above 0"),
         (
             {"precision": "int8"},
             ValueError,

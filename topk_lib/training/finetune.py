@@ -48,6 +48,8 @@ class Settings:
     spend: str = "text"
     positions: str = "compact"
     selector_learning_rate: float = 1e-3
+    start_temperature: float = 1.0
+    final_temperature: float = 0.1
     teacher: str | None = None
     keep_after: str | None = None
     n_train: int | None = None
@@ -97,7 +99,8 @@ def finetune(
 
             - ``model``: hub name or folder; the embedded default otherwise.
             - ``selector``: one of :func:`~topk_lib.selectors.selector_names`;
-              ``selector_learning_rate`` (peak) where it is trained along.
+              ``selector_learning_rate`` (peak), ``start_temperature`` and ``final_temperature`` (of its
+              soft weights and noise) where it is trained along.
             - ``teacher``: for the distilled selector, the folder of a model to learn from.
             - ``k``: tokens the encoder reads of each review, [CLS] and [SEP] included; ``share``,
               ``spend`` and ``positions`` as in
@@ -151,6 +154,8 @@ def finetune(
         share=settings.share,
         spend=settings.spend,
         positions=settings.positions,
+        start_temperature=settings.start_temperature,
+        final_temperature=settings.final_temperature,
         keep_after=_keep_after(settings.keep_after),
     )
 
@@ -263,7 +268,11 @@ def _settings(options: dict[str, Any]) -> Settings:
         if name not in known:
             raise TypeError(f"finetune has no option {name!r}: choose from {', '.join(known)}")
     settings = Settings(**{key: value for key, value in options.items() if value is not None})
-    for name in ("k", "epochs", "learning_rate", "batch_size", "selector_learning_rate"):
+    positive = (
+        "k", "epochs", "learning_rate", "batch_size", "selector_learning_rate", "start_temperature",
+        "final_temperature",
+    )  # fmt: skip
+    for name in positive:
         if getattr(settings, name) <= 0:
             raise ValueError(f"{name} must be above 0, got {getattr(settings, name)}")
     if settings.precision not in ("auto", "fp32", "bf16", "fp16"):
