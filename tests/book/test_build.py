@@ -16,7 +16,6 @@ import pytest
 from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.xdist_group("book")  # it is built once
 # In the HTML standard since 2024; the validator does not know it yet.
 NEWER = re.compile(r"Attribute “autocorrect” not allowed")
 

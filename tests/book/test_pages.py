@@ -15,8 +15,6 @@ from playwright.sync_api import Browser, Error, Locator, Page, Request
 
 from topk_lib import records
 
-pytestmark = pytest.mark.xdist_group("book")  # it is built once
-
 # A page with its formulas takes seconds to draw. So each is opened once, with every check that
 # wants it so made on it in turn; what they found is told apart by the tests.
 Found = dict[str, list[str]]
