@@ -66,8 +66,8 @@ def finetune(
     spend: Annotated[str, typer.Option(help="text: each has its budget; batch: a batch shares.")] = "text",
     positions: Annotated[str, typer.Option(help="Of the tokens read: compact or original.")] = "compact",
     selector_learning_rate: Annotated[float, typer.Option(help="Where the selector is trained.")] = 1e-3,
-    start_temperature: Annotated[float, typer.Option(help="Of such a selector's soft weights.")] = 1.0,
-    final_temperature: Annotated[float, typer.Option(help="It cools down to this.")] = 0.1,
+    start_temperature: Annotated[float, typer.Option(help="Of such a selector's soft weights.")] = 0.3,
+    final_temperature: Annotated[float, typer.Option(help="It cools down to this.")] = 0.03,
     teacher: Annotated[
         str | None, typer.Option(help="For --selector distilled: the folder of a fine-tuned model.")
     ] = None,

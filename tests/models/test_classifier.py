@@ -168,6 +168,9 @@ def test_training_reads_k_tokens_only(tiny_encoder: Path) -> None:
         lambda _, args: shapes.append(args[0].shape[1])
     )
     model.train()(*batch_of(tokenizer), labels=torch.tensor(LABELS)).loss.backward()
+    assert shapes == [8, 8, 8]  # the first time it makes sure that presence works
+    shapes.clear()
+    model(*batch_of(tokenizer), labels=torch.tensor(LABELS)).loss.backward()
     assert shapes == [8]
 
 
@@ -221,6 +224,18 @@ def test_bad_options(
 ) -> None:
     with pytest.raises(kind, match=message):
         TopKForSequenceClassification.from_encoder(tiny_encoder, **options)
+
+
+def test_special_tokens_typed_into_a_text_stop_nobody(tiny_encoder: Path) -> None:
+    model, tokenizer = built(tiny_encoder)
+    ids, mask = batch_of(tokenizer, [TEXTS[0], "[SEP]" * 40, f"Good. {'[CLS]' * 40}"])
+    with torch.no_grad():
+        output = model(ids, mask)
+        alone = model(*batch_of(tokenizer, TEXTS[:1]))
+    assert output.kept.tolist()[1] == list(range(8))
+    assert (output.kept >= 0).all()
+    assert output.logits.isfinite().all()
+    torch.testing.assert_close(output.logits[:1], alone.logits, rtol=1e-4, atol=1e-5)
 
 
 def test_k_that_cannot_hold_the_special_tokens(tiny_encoder: Path) -> None:

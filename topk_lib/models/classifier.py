@@ -19,6 +19,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from topk_lib.models.loading import load_encoder
+from topk_lib.models.presence import presence_mask
 from topk_lib.models.pruning import TokenPruner
 from topk_lib.ops import Selection, SoftTopK, soft_topk
 from topk_lib.selectors import Selector, choose, is_special, make_selector, row_budgets
@@ -47,8 +48,8 @@ class TopKConfig(PreTrainedConfig):  # type: ignore[misc]
         spend: str = "text",
         positions: str = "compact",
         link: str = "sigmoid",
-        start_temperature: float = 1.0,
-        final_temperature: float = 0.1,
+        start_temperature: float = 0.3,
+        final_temperature: float = 0.03,
         special_ids: Sequence[int] = (),
         keep_after: dict[str, int] | None = None,
         keep_by: str = "attention",
@@ -99,10 +100,10 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     Nothing is masked away: what is not chosen is not computed.
 
     A trainable selector (the gate) is trained through :func:`~topk_lib.ops.soft_topk`, straight-through:
-    the embedding of each chosen token is multiplied by a weight of value 1 whose gradient is that
-    of the soft weight. Noise of Gumbel's distribution, times the temperature, is added to the scores in
-    training so that tokens near the edge get their chance. :meth:`anneal` cools the temperature.
-    At inference the choice is hard and without noise.
+    how far each chosen token is there (:func:`~topk_lib.models.presence.presence_mask`) has the value
+    1 and the gradient of the soft weight. Noise of Gumbel's distribution, times the temperature, is added
+    to the scores in training so that tokens near the edge get their chance. :meth:`anneal` cools the
+    temperature. At inference the choice is hard and without noise.
 
     Build one with :meth:`from_encoder`; ``save_pretrained``, ``from_pretrained``, ``push_to_hub`` and
     ``pipeline("text-classification")`` work as usual (after ``import topk_lib.models``).
@@ -140,6 +141,7 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             if config.keep_after
             else None
         )
+        self._learns = False  # until presence was seen to work in this encoder
         self._takes = frozenset(inspect.signature(self.encoder.forward).parameters)
         if config.positions == "original" and "position_ids" not in self._takes:
             raise ValueError(
@@ -238,6 +240,8 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         learning = self.training and self.selector.trainable and torch.is_grad_enabled()
         real = attention_mask.bool()
         pinned = is_special(input_ids, config.special_ids) & real
+        # Who types [SEP] sixty times into a text must not stop the batch.
+        pinned &= pinned.cumsum(-1) <= max(config.k, len(config.special_ids))
         with torch.set_grad_enabled(learning):
             scores = self.selector.scores(input_ids, attention_mask)
             ranked = scores
@@ -289,30 +293,63 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         Returns:
             ``loss`` (where labels are given), ``logits`` (batch, labels) and ``kept`` (batch, k).
         """
-        return self.read(self.select(input_ids, attention_mask), labels)[0]
+        return self.read(self.select(input_ids, attention_mask), labels)
 
     def read(
-        self, reading: Reading, labels: Tensor | None = None, *, embeds_require_grad: bool = False
-    ) -> tuple[TopKOutput, Tensor]:
+        self, reading: Reading, labels: Tensor | None = None, *, presence: Tensor | None = None
+    ) -> TopKOutput:
         """Run the encoder on what :meth:`select` chose.
 
+        Args:
+            reading: of :meth:`select`.
+            labels: (batch,) int64, for the loss.
+            presence: (batch, k) float, how far each token is there, see
+                :func:`~topk_lib.models.presence.presence_mask`; None: the weights of ``reading``.
+
         Returns:
-            What :meth:`forward` returns, and the embeddings (batch, k, width) that entered the
-            encoder, a leaf of the graph where ``embeds_require_grad``.
+            What :meth:`forward` returns.
+
+        Raises:
+            ValueError: the encoder cannot have tokens that are there in part.
         """
-        embeds = self.encoder.get_input_embeddings()(reading.input_ids)
-        if embeds_require_grad:
-            embeds = embeds.detach().requires_grad_()
-        entering = embeds
-        if reading.weights is not None:
-            if isinstance(self.selector, HistorySelector):
-                reading.weights.register_hook(lambda g: self._observe(reading, g))  # type: ignore[no-untyped-call]
-            entering = embeds * reading.weights.unsqueeze(-1).to(embeds.dtype)
+        presence = reading.weights if presence is None else presence
+        if presence is None:
+            return self._answer(reading, reading.attention_mask, labels)
+        if not self._learns:
+            self._check_presence(reading)
+            self._learns = True
+        if isinstance(self.selector, HistorySelector) and reading.weights is not None:
+            reading.weights.register_hook(lambda g: self._observe(reading, g))  # type: ignore[no-untyped-call]
+        return self._answer(reading, self._mask(presence, reading), labels)
+
+    def _mask(self, presence: Tensor, reading: Reading) -> Tensor:
+        dtype = self.get_input_embeddings().weight.dtype
+        return presence_mask(presence, reading.attention_mask, self.encoder.config, dtype)
+
+    def _answer(self, reading: Reading, mask: Tensor, labels: Tensor | None = None) -> TopKOutput:
         options: dict[str, Any] = {"labels": labels} if labels is not None else {}
         if "position_ids" in self._takes:
             options["position_ids"] = reading.positions
-        output = self.encoder(inputs_embeds=entering, attention_mask=reading.attention_mask, **options)
-        return TopKOutput(loss=output.loss, logits=output.logits, kept=reading.chosen.indices), embeds
+        output = self.encoder(input_ids=reading.input_ids, attention_mask=mask, **options)
+        return TopKOutput(loss=output.loss, logits=output.logits, kept=reading.chosen.indices)
+
+    @torch.enable_grad()
+    def _check_presence(self, reading: Reading) -> None:
+        """Some encoders take such a mask for something else, or hide it from gradients."""
+        presence = torch.ones(reading.input_ids.shape, device=self.device, requires_grad=True)
+        modes = {module: module.training for module in self.encoder.modules()}
+        self.encoder.eval()  # dropout would tell the two apart
+        usual = self._answer(reading, reading.attention_mask).logits.detach()
+        logits = self._answer(reading, self._mask(presence, reading)).logits
+        for module, mode in modes.items():
+            module.training = mode
+        (slope,) = torch.autograd.grad(logits.sum(), presence, allow_unused=True)
+        if slope is None or (logits - usual).norm() > 0.1 * usual.norm():
+            raise ValueError(
+                f"{type(self.encoder).__name__} cannot have tokens that are there in part, which a gate and "
+                "attributions need: choose BERT, RoBERTa, ELECTRA or DistilBERT, or a selector that does "
+                "not learn along"
+            )
 
     def _observe(self, reading: Reading, gradient: Tensor) -> None:
         assert isinstance(self.selector, HistorySelector)

@@ -16,10 +16,12 @@ __all__ = ["attributions"]
 def attributions(
     model: TopKForSequenceClassification, token_ids: Sequence[Sequence[int]], *, batch_size: int = 16
 ) -> list[Tensor]:
-    """Gradient times input of every token, for the answer that the model gives.
+    """How far each token's presence moves the answer that the model gives.
 
-    |e_i . d(l_a - l_b)/de_i|, where e_i is the token's embedding and l_a, l_b are the highest and
-    the second highest logit (Denil et al. 2014; Ancona et al. 2018 compare the kin of it).
+    |d(l_a - l_b)/du_i| at u_i = 1, where u_i is the token's presence
+    (:func:`~topk_lib.models.presence.presence_mask`) and l_a, l_b are the highest and the second
+    highest logit. It is gradient times input (Denil et al. 2014; Ancona et al. 2018 compare the kin of
+    it) with the presence for the input, which is 1.
 
     Args:
         model: in any mode; left as it was.
@@ -36,10 +38,12 @@ def attributions(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         ids, mask = (x.to(device) for x in ids_to_batch([token_ids[i] for i in rows]))
-        output, embeds = model.read(model.select(ids, mask), embeds_require_grad=True)
+        reading = model.select(ids, mask)
+        presence = torch.ones(reading.input_ids.shape, device=device, requires_grad=True)
+        output = model.read(reading, presence=presence)
         best = output.logits.topk(2, dim=-1).values
-        (gradient,) = torch.autograd.grad((best[:, 0] - best[:, 1]).sum(), embeds)
-        moved = (gradient * embeds.detach()).sum(-1).abs().float().cpu()
+        (gradient,) = torch.autograd.grad((best[:, 0] - best[:, 1]).sum(), presence)
+        moved = gradient.abs().float().cpu()
         assert output.kept is not None
         for i, kept, one in zip(rows, output.kept.cpu(), moved, strict=True):
             found[i][kept[kept >= 0]] = one[kept >= 0]

@@ -48,8 +48,8 @@ class Settings:
     spend: str = "text"
     positions: str = "compact"
     selector_learning_rate: float = 1e-3
-    start_temperature: float = 1.0
-    final_temperature: float = 0.1
+    start_temperature: float = 0.3
+    final_temperature: float = 0.03
     teacher: str | None = None
     keep_after: str | None = None
     n_train: int | None = None

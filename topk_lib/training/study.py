@@ -77,7 +77,7 @@ def runs(n_train: int, *, gpu: bool) -> Iterator[Run]:
         yield one("gate", 64, seed, "-original", positions="original")
         yield one("linear", 128, seed, "-share25", share=0.25)
         yield one("gate", 64, seed, "-batch", spend="batch")
-        yield one("gate", 64, seed, "-cold", start_temperature=0.3, final_temperature=0.03)
+        yield one("gate", 64, seed, "-hot", start_temperature=1.0, final_temperature=0.1)
         yield one("first", 128, seed, "-inside", keep_after="1:64,3:32")
     if gpu:
         for seed in seeds:
