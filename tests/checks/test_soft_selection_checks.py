@@ -15,11 +15,6 @@ from topk_lib.checks import soft_selection as checks
 from topk_lib.selectors import row_budgets
 
 
-def through(embeds: Tensor, weights: Tensor, read: Tensor) -> Tensor:
-    w = weights[read]
-    return embeds[read] * (w + (1 - w.detach())).unsqueeze(-1)
-
-
 def shrunk(gate: float, n: int, mean: float, prior: float) -> float:
     trust = n / (n + prior)
     return (1 - trust) * gate + trust * mean
@@ -45,9 +40,10 @@ def shares(
 
 def test_the_score_gradient_is_what_torch_computes() -> None:
     scores = torch.tensor([0.0, 1.0, 4.0], dtype=torch.float64, requires_grad=True)
-    numbers = torch.tensor([[5.0], [2.0], [1.0]], dtype=torch.float64)
+    numbers = torch.tensor([5.0, 2.0, 1.0], dtype=torch.float64)
     read = hard_topk(scores.detach(), 2).indices
-    answer = through(numbers, soft_topk(scores, 2, 2.0, link="clip"), read).sum()
+    weights = soft_topk(scores, 2, 2.0, link="clip")[read]
+    answer = ((weights + (1 - weights.detach())) * numbers[read]).sum()
     (gradient,) = torch.autograd.grad((answer - 1) ** 2 / 2, scores)
     assert checks.check_score_gradient(gradient.tolist()).startswith("Right")
 
@@ -97,25 +93,34 @@ def test_chance(answer: float, said: str) -> None:
     assert said in checks.check_chance(answer)
 
 
+def attended(logits: Tensor, values: Tensor, u: Tensor) -> Tensor:
+    return torch.softmax(logits + u.log(), -1) @ values
+
+
+def by_hand(logits: Tensor, values: Tensor, u: Tensor) -> Tensor:
+    shares = u * logits.exp()
+    return (shares * values).sum() / shares.sum()
+
+
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (through, "Right"),
-        (lambda e, w, r: e[r] * w[r, None], "shrunk by their weights"),
-        (lambda e, w, r: e * w[:, None], "all tokens enter"),
-        (lambda e, w, r: e[r][0], "shape (2, 2)"),
-        (lambda e, w, r: None, "returns no tensor"),
-        (lambda e, w, r: e[r] + 1, "as it is"),
-        (lambda e, w, r: e[r].detach(), "nothing comes back"),
-        (lambda e, w, r: e[r], "two copies cancel"),
-        (lambda e, w, r: e[r] * (w[r] + 1 - w[r])[:, None], "two copies cancel"),
-        (lambda e, w, r: e[r] * (1 + w[r].detach() - w[r])[:, None], "wrong sign"),
-        (lambda e, w, r: e[r] * (1 + 2 * (w[r] - w[r].detach()))[:, None], "should get"),
-        (lambda e, w, r: e[r].detach() * (1 + w[r] - w[r].detach())[:, None], "own gradient"),
+        (attended, "Right"),
+        (by_hand, "Right"),
+        (lambda a, v, u: (u * torch.softmax(a, -1) * v).sum(), "no longer sum to 1"),
+        (lambda a, v, u: torch.softmax(u * a, -1) @ v, "Multiply exp(logit)"),
+        (lambda a, v, u: torch.softmax(a + u, -1) @ v, "add its logarithm"),
+        (lambda a, v, u: torch.softmax(a, -1) @ v, "changes nothing"),
+        (lambda a, v, u: torch.softmax(a[u > 0], -1) @ v[u > 0], "half a presence"),
+        (lambda a, v, u: torch.softmax(a + u.log(), -1) * v, "sum over the tokens"),
+        (lambda a, v, u: (u * a.exp() * u.log() * v).sum(), "NaN"),
+        (lambda a, v, u: 3.0, "it should read"),
+        (lambda a, v, u: attended(a, v, u.detach()), "no slope comes back"),
+        (lambda a, v, u: attended(a, v, u.detach()) + 0 * u.sum(), "Almost"),
     ],
 )
-def test_entering(function: Callable[[Tensor, Tensor, Tensor], Any], said: str) -> None:
-    assert said in checks.check_entering(function)
+def test_presence(function: Callable[[Tensor, Tensor, Tensor], Any], said: str) -> None:
+    assert said in checks.check_presence(function)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_chance", "check_corrected", "check_entering", "check_score_gradient", "check_share_budgets"]
+__all__ = ["check_chance", "check_corrected", "check_presence", "check_score_gradient", "check_share_budgets"]
 
 
 def check_score_gradient(answer: Sequence[float]) -> str:
@@ -55,39 +55,46 @@ def check_chance(answer: float) -> str:
     return "Not yet: the chance is 1 / (1 + exp(gap / temperature)); put in gap = temperature = 0.3."
 
 
-def check_entering(entering: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
-    """Check a learner's ``entering(embeds, weights, read)``: what enters the encoder, (k, width)."""
-    embeds = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 4.0], [2.0, 2.0]]).double().requires_grad_()
-    weights = torch.tensor([0.25, 0.75, 0.4, 0.6]).double().requires_grad_()
-    read, pull = torch.tensor([1, 3]), torch.tensor([[1.0, -2.0], [0.5, 3.0]]).double()
-    got: Any = entering(embeds, weights, read)
-    if not isinstance(got, Tensor):
-        return "Not yet: your function returns no tensor: return the embeddings that enter."
-    if got.shape == embeds.shape:
-        return "Not yet: all tokens enter. Take the rows of those that are read: embeds[read]."
-    if got.shape != (2, 2):
-        return f"Not yet: two tokens of width 2 enter, shape (2, 2); yours has shape {tuple(got.shape)}."
-    whole, scaled = embeds[read], embeds[read] * weights[read, None]
-    if torch.allclose(got, scaled):
-        return (
-            "Not yet: the embeddings come in shrunk by their weights. Forward the factor must be 1: "
-            "add 1 - weights.detach()."
-        )
-    if not torch.allclose(got, whole):
-        return "Not yet: forward, each token that is read must enter as it is, times 1."
-    if not got.requires_grad:
-        return "Not yet: forward is right, but nothing comes back: everything was detached."
-    by_embeds, by_weights = torch.autograd.grad((got * pull).sum(), (embeds, weights), allow_unused=True)
-    if by_weights is None or not by_weights.any():
-        return "Not yet: forward is right, but the weights get no gradient: their two copies cancel."
-    wanted = torch.zeros(4).double().index_add(0, read, (whole * pull).sum(-1).detach())
-    if torch.allclose(by_weights, -wanted):
-        return "Not yet: the weights' gradient has the wrong sign: detach the copy that is subtracted."
-    if not torch.allclose(by_weights, wanted):
-        return f"Not yet: the weights should get {_list(wanted)}, and get {_list(by_weights)}."
-    if by_embeds is None or not torch.allclose(by_embeds[read], pull):
-        return "Almost: the weights learn, but the embeddings' own gradient is lost or changed."
-    return "Right: 1 forward, the weights' slope backward."
+def check_presence(attended: Callable[[Tensor, Tensor, Tensor], Any]) -> str:
+    """Check a learner's ``attended(logits, values, u)``: what a query reads, a single number."""
+    logits = torch.tensor([0.5, -1.0, 2.0, 0.0]).double()
+    values = torch.tensor([1.0, -2.0, 0.5, 4.0]).double()
+    presence = torch.tensor([1.0, 0.5, 0.0, 0.8]).double()
+    shares = presence * logits.exp()
+    right = (shares * values).sum() / shares.sum()
+    whole = torch.softmax(logits, -1)
+    there = presence > 0
+    named = [
+        ((presence * whole * values).sum(), "the shares left no longer sum to 1: divide by their sum."),
+        (
+            torch.softmax(presence * logits, -1) @ values,
+            "a factor on the logit makes it 0 at presence 0, and exp(0) = 1 is read. Multiply exp(logit).",
+        ),
+        (torch.softmax(logits + presence, -1) @ values, "you add u to the logit; add its logarithm."),
+        (whole @ values, "the presence changes nothing yet."),
+        (
+            torch.softmax(logits[there], -1) @ values[there],
+            "half a presence counts in full: 0 takes a token out, 0.5 should halve exp(logit).",
+        ),
+    ]
+    got = torch.as_tensor(attended(logits, values, presence))
+    if got.numel() != 1:
+        return f"Not yet: a query reads one number, yours has shape {tuple(got.shape)}: sum over the tokens."
+    if got.isnan():
+        return "Not yet: NaN; at presence 0 something like 0 * log(0) happens."
+    if not torch.allclose(got.double(), right):
+        for wrong, message in named:
+            if torch.allclose(got.double(), wrong):
+                return f"Not yet: {message}"
+        return f"Not yet: with u = {_list(presence)} it should read {right:.4f}, and reads {float(got):.4f}."
+    u = torch.ones(4).double().requires_grad_()
+    read = torch.as_tensor(attended(logits, values, u))
+    if not read.requires_grad:
+        return "Not yet: forward is right, but no slope comes back to u: something was detached."
+    (slope,) = torch.autograd.grad(read, u)
+    if not torch.allclose(slope, whole * (values - whole @ values)):
+        return "Almost: forward is right, but the slope at u = 1 is not share times (value - what is read)."
+    return "Right: at 0 it leaves no trace, and at 1 the slope is share times (value - what is read)."
 
 
 def check_corrected(corrected: Callable[[float, int, float, float], float]) -> str:
