@@ -216,11 +216,16 @@ def test_cheap() -> None:
 
 
 def test_training_time() -> None:
-    slow = study({"gate": 0.8}, seconds=150.0) | study({"linear": 0.8})
-    assert verdict("C7", slow).startswith("holds with a condition: it costs more time")
-    assert verdict("C7", study({"gate": 0.8, "linear": 0.8})) == "fails"
-    slow["gate-k64-s0"]["device"] = "another"
-    assert verdict("C7", slow).startswith("not yet measured")
+    def rates(**found: float) -> dict[str, Any]:
+        metrics = {name.replace("_", "-"): {"texts_per_second": rate} for name, rate in found.items()}
+        return {"study_speed": {"training": {"metrics": {"texts": 64} | metrics}}}
+
+    slow = rates(gate_k64=80.0, linear_k64=100.0, first_k512=9.0)
+    assert verdict("C7", {}, **slow).startswith("holds with a condition: it costs more time")
+    assert verdict("C7", {}, **rates(gate_k64=95.0, linear_k64=100.0)) == "fails"
+    mixed = rates(gate_k32=80.0, linear_k32=100.0, gate_k64=95.0, linear_k64=100.0)
+    assert verdict("C7", {}, **mixed) == "holds with a condition: at k = 32, not at k = 64"
+    assert verdict("C7", {}).startswith("not yet measured: no record study_speed/training")
 
 
 def test_context() -> None:

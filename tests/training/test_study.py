@@ -110,3 +110,13 @@ def test_throughput_for_real(results: Path, monkeypatch: pytest.MonkeyPatch) -> 
         one = metrics[name]
         assert one["slowest"] <= one["texts_per_second"] <= one["fastest"]
         assert 0 < one["selector_share"] < 1
+
+
+def test_training_throughput_for_real(results: Path) -> None:
+    metrics = json.loads(study.training(ks=(8, 16), texts=8).read_text())["metrics"]
+    assert metrics.pop("texts") == 8
+    assert set(metrics) == {
+        f"{name}-k{k}" for name in ("first", "linear", "gate", "history") for k in (8, 16)
+    }
+    for one in metrics.values():
+        assert 0 < one["slowest"] <= one["texts_per_second"] <= one["fastest"]

@@ -7,7 +7,8 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from topk_lib.selectors import ids_to_batch
 from topk_lib.training.finetune import finetune
 from topk_lib.training.metrics import accuracy_interval
 
-__all__ = ["SELECTORS", "Run", "inference", "run", "runs", "slices"]
+__all__ = ["SELECTORS", "Run", "inference", "run", "runs", "slices", "training"]
 
 SELECTORS = (
     "gate", "linear", "distilled", "history", "chi2", "mutual_information", "embedding", "head_tail",
@@ -119,6 +120,7 @@ def run(*, only: str = "", list_only: bool = False, n_train: int | None = None) 
 
     for name, measure in (
         ("study_speed/inference", inference),
+        ("study_speed/training", training),
         ("study_vocabulary/minilm", vocabulary_study),
     ):
         if only in name and not records.path_of(*name.split("/")).is_file():
@@ -185,49 +187,34 @@ def inference(ks: Sequence[int] = (16, 32, 64, 128, 256, FULL), texts: int = 256
     sorted by length, 32 at a time; the models take turns, in a new order each round.
     """
     begun = time.perf_counter()
-    train = load_reviews(split="train", n=1000, quiet=True)
+    models, tokenizer = _models(("first", "linear", "tfidf", "gate"), ks)
     test = load_reviews(split="test", n=texts, quiet=True)
-    models: dict[str, TopKForSequenceClassification] = {}
-    device = torch.device(records.device_kind())
-    for selector in ("first", "linear", "tfidf", "gate"):
-        for k in ks:
-            if selector == "first" or k < FULL:
-                model, tokenizer = TopKForSequenceClassification.from_encoder(
-                    selector=selector, k=k, attention_dropout=0.0
-                )
-                if k == ks[0]:
-                    train_ids = tokenizer(list(train["text"]), verbose=False)["input_ids"]
-                    state = model.selector.fit(train_ids, list(train["label"])).state_dict()
-                model.selector.load_state_dict(state)
-                models[f"{selector}-k{k}"] = model.to(device).eval()
     ids = sorted(tokenizer(list(test["text"]), verbose=False)["input_ids"], key=len)
+    device = records.device_kind()
     batches = [
         tuple(x.to(device) for x in ids_to_batch(ids[start : start + 32])) for start in range(0, len(ids), 32)
     ]
-    found: dict[str, dict[str, Any]] = {name: {"seconds": [], "select_seconds": []} for name in models}
-    rng = random.Random(0)
+    flops = {}
     with torch.inference_mode():
         for name, model in models.items():
+            model.eval()
             # the counter does not see into fused attention
             with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                 for batch in batches:
                     model(*batch)
-            found[name]["flops_per_text"] = counter.get_total_flops() / len(ids)
-        for _ in range(3):
-            order = list(models)
-            rng.shuffle(order)
-            for name in order:
-                found[name]["seconds"].append(_timed(models[name], batches))
-                found[name]["select_seconds"].append(_timed(models[name].select, batches))
+            flops[name] = counter.get_total_flops() / len(ids)
+
+        def answer(call: Any) -> None:
+            for batch in batches:
+                call(*batch)
+
+        seconds = _in_turns({name: partial(answer, model) for name, model in models.items()})
+        choosing = _in_turns({name: partial(answer, model.select) for name, model in models.items()})
     metrics: dict[str, Any] = {"texts": len(ids), "mean_tokens": float(np.mean([len(i) for i in ids]))}
-    for name, one in found.items():
-        seconds = float(np.median(one["seconds"]))
-        metrics[name] = {
-            "texts_per_second": len(ids) / seconds,
-            "slowest": len(ids) / max(one["seconds"]),
-            "fastest": len(ids) / min(one["seconds"]),
-            "selector_share": float(np.median(one["select_seconds"])) / seconds,
-            "flops_per_text": one["flops_per_text"],
+    for name, found in seconds.items():
+        metrics[name] = _rate(len(ids), found) | {
+            "selector_share": float(np.median(choosing[name]) / np.median(found)),
+            "flops_per_text": flops[name],
         }
     return records.write(
         "study_speed", "inference", metrics=metrics,
@@ -237,13 +224,85 @@ def inference(ks: Sequence[int] = (16, 32, 64, 128, 256, FULL), texts: int = 256
     )  # fmt: skip
 
 
-def _timed(call: Any, batches: Sequence[tuple[torch.Tensor, ...]]) -> float:
-    start = time.perf_counter()
-    for batch in batches:
-        call(*batch)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def training(ks: Sequence[int] = (32, 64, FULL), texts: int = 64) -> Path:
+    """Measure texts trained on a second, side by side: forward, backward and a step of AdamW.
+
+    The same training reviews for all, sorted by length, 32 at a time; the models take turns, in a new
+    order each round.
+    """
+    begun = time.perf_counter()
+    models, tokenizer = _models(("first", "linear", "gate", "history"), ks)
+    train = load_reviews(split="train", n=texts, quiet=True)
+    texts_ids = tokenizer(list(train["text"]), verbose=False)["input_ids"]
+    rows = sorted(zip(texts_ids, train["label"], strict=True), key=lambda row: len(row[0]))
+    device = records.device_kind()
+    batches = []
+    for start in range(0, len(rows), 32):
+        ids, labels = zip(*rows[start : start + 32], strict=True)
+        batches.append(tuple(x.to(device) for x in (*ids_to_batch(ids), torch.tensor(labels))))
+
+    def steps(model: TopKForSequenceClassification) -> Callable[[], None]:
+        optimiser = torch.optim.AdamW(model.train().parameters(), lr=_RATE)
+
+        def take() -> None:
+            for batch in batches:
+                model(*batch).loss.backward()
+                optimiser.step()
+                optimiser.zero_grad()
+
+        take()  # the first makes the optimiser's state
+        return take
+
+    seconds = _in_turns({name: steps(model) for name, model in models.items()})
+    return records.write(
+        "study_speed", "training",
+        metrics={"texts": len(rows)} | {name: _rate(len(rows), found) for name, found in seconds.items()},
+        settings={"seed": 0, "batch_size": 32, "rounds": 3, "threads": torch.get_num_threads()},
+        data={"source": source_of(train), "n_train": len(rows)}, seconds=time.perf_counter() - begun,
+        command="topk-lib study imdb --only study_speed/training",
+    )  # fmt: skip
+
+
+def _models(
+    selectors: Sequence[str], ks: Sequence[int]
+) -> tuple[dict[str, TopKForSequenceClassification], Any]:
+    """Untrained, with selectors fitted on 1,000 reviews; the full length with the first of them only."""
+    train = load_reviews(split="train", n=1000, quiet=True)
+    models = {}
+    for selector in selectors:
+        for k in ks:
+            if selector == selectors[0] or k < FULL:
+                model, tokenizer = TopKForSequenceClassification.from_encoder(
+                    selector=selector, k=k, attention_dropout=0.0
+                )
+                if k == ks[0]:
+                    ids = tokenizer(list(train["text"]), verbose=False)["input_ids"]
+                    state = model.selector.fit(ids, list(train["label"])).state_dict()
+                model.selector.load_state_dict(state)
+                models[f"{selector}-k{k}"] = model.to(records.device_kind())
+    return models, tokenizer
+
+
+def _in_turns(calls: Mapping[str, Callable[[], None]], rounds: int = 3) -> dict[str, list[float]]:
+    """The seconds of each call, a round after another, each in an order of its own."""
+    dice = random.Random(0)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name in dice.sample(list(calls), len(calls)):
+            start = time.perf_counter()
+            calls[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _rate(texts: int, seconds: Sequence[float]) -> dict[str, float]:
+    return {
+        "texts_per_second": texts / float(np.median(seconds)),
+        "slowest": texts / max(seconds),
+        "fastest": texts / min(seconds),
+    }
 
 
 def _teacher(n_train: int, seed: int) -> Path:
