@@ -240,7 +240,8 @@ def test_within_a_point_of_the_full_model() -> None:
     near = study({"linear": 0.798, "gate": 0.7}) | full(0.8)
     assert verdict("C8", near).startswith("holds with a condition: `linear` at k = 64; fewer tokens are read")
     far = study({"linear": 0.795, "gate": 0.7}, k=128) | full(0.8, shift=40)  # half a point, but unsure
-    assert verdict("C8", far) == "fails"
+    assert "by the estimate, though more than a point is not ruled out" in verdict("C8", far)
+    assert verdict("C8", study({"linear": 0.78, "gate": 0.7}, k=128) | full(0.8)) == "fails"
     assert verdict("C8", study({"linear": 0.7, "gate": 0.7}) | full(0.8)).startswith("not yet measured")
 
 

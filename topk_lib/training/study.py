@@ -54,7 +54,8 @@ def runs(n_train: int, *, gpu: bool) -> Iterator[Run]:
 
     Args:
         n_train: training reviews of each run.
-        gpu: three seeds of everything; else one, and three at k = 64 only at the end.
+        gpu: three seeds of everything; else one, and at the end three at k = 64, of gate and linear
+            at k = 16 too.
     """
     experiment = f"study_{n_train}"
 
@@ -85,8 +86,9 @@ def runs(n_train: int, *, gpu: bool) -> Iterator[Run]:
             yield from (one(selector, 256, seed) for selector in SELECTORS)
             yield from (one(selector, FULL, seed) for selector in SELECTORS[:2])
     else:
-        for seed in (1, 2):
-            yield from (one(selector, 64, seed) for selector in SELECTORS)
+        for k, selectors in ((16, SELECTORS[:2]), (64, SELECTORS)):  # few tokens cost little
+            for seed in (1, 2):
+                yield from (one(selector, k, seed) for selector in selectors)
 
 
 def run(*, only: str = "", list_only: bool = False, n_train: int | None = None) -> list[str]:
