@@ -205,14 +205,19 @@ def test_speed() -> None:
 
 
 def test_cheap() -> None:
-    runs = study(EVERY)
-    assert verdict("C1", runs, **speeds(100, 20)) == "holds"
-    assert verdict("C1", runs).startswith("not yet measured: no record study_speed/inference")
-    assert verdict("C1", runs, **speeds(100, 20, share=0.3)) == (
-        "holds with a condition: not choosing by `linear` at k = 64"
-    )
-    runs["chi2-k64-s0"]["metrics"]["seconds"]["fit"] = 80.0
-    assert verdict("C1", runs, **speeds(100, 20)) == "holds with a condition: not fitting `chi2`"
+    def costs(share: float = 0.01, **seconds: float) -> dict[str, Any]:
+        found = speeds(100, 20, share=share)["study_speed"]
+        found["training"] = {"metrics": {"texts": 64, "first-k32": {"texts_per_second": 40.0}}}  # 100 seconds
+        fits = {name: {"seconds": took} for name, took in ({"linear": 5.0, "chi2": 1.0} | seconds).items()}
+        found["fitting"] = {"metrics": fits, "data": {"n_train": 4000}}
+        return {"study_speed": found}
+
+    assert verdict("C1", {}, **costs()) == "holds"
+    assert verdict("C1", {}).startswith("not yet measured: no record study_speed/inference")
+    assert verdict("C1", {}, **speeds(100, 20)).startswith("not yet measured: no record study_speed/fitting")
+    assert verdict("C1", {}, **costs(0.3)) == "holds with a condition: not choosing by `linear` at k = 64"
+    assert verdict("C1", {}, **costs(chi2=11.0)) == "holds with a condition: not fitting `chi2`"
+    assert verdict("C1", {}, **costs(gate=50.0)) == "holds"  # a gate is no hard rule
 
 
 def test_training_time() -> None:

@@ -120,3 +120,10 @@ def test_training_throughput_for_real(results: Path) -> None:
     }
     for one in metrics.values():
         assert 0 < one["slowest"] <= one["texts_per_second"] <= one["fastest"]
+
+
+def test_fitting_for_real(results: Path) -> None:
+    metrics = json.loads(study.fitting(n_train=40).read_text())["metrics"]
+    assert set(metrics) == set(study.SELECTORS) - {"distilled"}
+    for one in metrics.values():
+        assert 0 < one["fastest"] <= one["seconds"] <= one["slowest"]

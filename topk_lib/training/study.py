@@ -19,12 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from topk_lib import records
 from topk_lib.data import load_reviews, source_of
-from topk_lib.models import TopKForSequenceClassification
-from topk_lib.selectors import ids_to_batch
-from topk_lib.training.finetune import finetune
+from topk_lib.models import TopKForSequenceClassification, load_encoder
+from topk_lib.selectors import ids_to_batch, make_selector
+from topk_lib.training.finetune import finetune, tokenize
 from topk_lib.training.metrics import accuracy_interval
 
-__all__ = ["SELECTORS", "Run", "inference", "run", "runs", "slices", "training"]
+__all__ = ["SELECTORS", "Run", "fitting", "inference", "run", "runs", "slices", "training"]
 
 SELECTORS = (
     "gate", "linear", "distilled", "history", "chi2", "mutual_information", "embedding", "head_tail",
@@ -123,6 +123,7 @@ def run(*, only: str = "", list_only: bool = False, n_train: int | None = None) 
     for name, measure in (
         ("study_speed/inference", inference),
         ("study_speed/training", training),
+        ("study_speed/fitting", fitting),
         ("study_vocabulary/minilm", vocabulary_study),
     ):
         if only in name and not records.path_of(*name.split("/")).is_file():
@@ -262,6 +263,30 @@ def training(ks: Sequence[int] = (32, 64, FULL), texts: int = 64) -> Path:
         settings={"seed": 0, "batch_size": 32, "rounds": 3, "threads": torch.get_num_threads()},
         data={"source": source_of(train), "n_train": len(rows)}, seconds=time.perf_counter() - begun,
         command="topk-lib study imdb --only study_speed/training",
+    )  # fmt: skip
+
+
+def fitting(n_train: int = SMALL) -> Path:
+    """Measure the seconds that each selector takes to be fitted, in turns on the same tokenised reviews."""
+    begun = time.perf_counter()
+    train = load_reviews(split="train", n=n_train, quiet=True)
+    encoder, tokenizer = load_encoder()
+    ids, labels = tokenize(tokenizer, list(train["text"])), list(train["label"])
+
+    def fit(name: str) -> None:
+        selector = make_selector(name, vocabulary=encoder.config.vocab_size)
+        selector.attach(encoder.get_input_embeddings())
+        selector.fit(ids, labels)
+
+    names = [name for name in SELECTORS if name != "distilled"]  # its teacher is a training of its own
+    seconds = _in_turns({name: partial(fit, name) for name in names})
+    return records.write(
+        "study_speed", "fitting",
+        metrics={name: {"seconds": float(np.median(found)), "fastest": min(found), "slowest": max(found)}
+                 for name, found in seconds.items()},
+        settings={"seed": 0, "rounds": 3, "threads": torch.get_num_threads()},
+        data={"source": source_of(train), "n_train": len(train)}, seconds=time.perf_counter() - begun,
+        command="topk-lib study imdb --only study_speed/fitting",
     )  # fmt: skip
 
 
