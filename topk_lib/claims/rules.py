@@ -352,7 +352,8 @@ CLAIMS = (
           _dearer, f"topk-lib study imdb --only {_TRAINING}"),
     Claim("C8", "A well-chosen top-k keeps the pretrained knowledge at much lower complexity", "预训练",
           "The linear rule and the gate at 128 tokens or fewer: the upper confidence bound of their loss to "
-          "the full model must be below one point.", _on_grid(_keeps)),
+          "the full model must be below one point; where only the loss itself is, the verdict says so.",
+          _on_grid(_keeps)),
     Claim("C9", "TF-IDF or word frequency finds the relevant tokens", "词频",
           "The rules that count without labels against random tokens, at equal k.", _on_grid(_counts_find)),
     Claim("C10", "Distance between embeddings finds related words", "嵌入距离",
