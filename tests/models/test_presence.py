@@ -34,10 +34,10 @@ PLACES = torch.arange(7)
 CUT = 3  # the token whose presence is in question
 
 
-def encoder(kind: str, attention: str = "sdpa") -> Any:
+def encoder(kind: str) -> Any:
     torch.manual_seed(0)
     made: Any = {
-        "bert": lambda: BertForSequenceClassification(BertConfig(**SIZES, attn_implementation=attention)),
+        "bert": lambda: BertForSequenceClassification(BertConfig(**SIZES)),
         "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**SIZES)),
         "electra": lambda: ElectraForSequenceClassification(ElectraConfig(**SIZES, embedding_size=16)),
         "distilbert": lambda: DistilBertForSequenceClassification(DistilBertConfig(**DISTIL)),
