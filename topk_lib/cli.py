@@ -69,7 +69,8 @@ def finetune(
     start_temperature: Annotated[float, typer.Option(help="Of such a selector's soft weights.")] = 0.3,
     final_temperature: Annotated[float, typer.Option(help="It cools down to this.")] = 0.03,
     teacher: Annotated[
-        str | None, typer.Option(help="For --selector distilled: the folder of a fine-tuned model.")
+        str | None,
+        typer.Option(help="Folder of a fine-tuned model that teaches a gate; needed by distilled."),
     ] = None,
     keep_after: Annotated[
         str | None, typer.Option(help='Drop tokens inside the encoder: "2:48,4:16" is layer:tokens.')

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForSequenceClassification, pipeline
 from typer.testing import CliRunner
 
 from topk_lib.cli import app
+from topk_lib.selectors.gate import GateSelector
 from topk_lib.training import evaluate, finetune, predict
-from topk_lib.training.finetune import _last_checkpoint
+from topk_lib.training.finetune import _last_checkpoint, load_model
 
 OPTIONS: dict[str, Any] = {
     "source": "embedded",
@@ -81,6 +83,24 @@ def test_a_gate_cools_down_to_the_temperature_that_was_asked_for(tiny_encoder: P
     assert model.soft.temperature.item() == pytest.approx(0.4 * (0.02 / 0.4) ** (7 / 8))
 
 
+def test_a_teacher_gives_a_gate_its_start(trained: Path, tmp_path: Path) -> None:
+    options = _model(trained) | OPTIONS | {"teacher": str(trained), "quiet": True}
+    # so low a rate leaves the gate where the teacher put it
+    options |= {"selector_learning_rate": 1e-12}
+    ids, mask = torch.randint(1000, (2, 30)), torch.ones(2, 30, dtype=torch.int64)
+    scores = {}
+    for selector in ("distilled", "gate", "history"):
+        folder = finetune(tmp_path / selector, selector=selector, **options).folder
+        with torch.no_grad():
+            scores[selector] = GateSelector.scores(load_model(folder)[0].selector, ids, mask)
+    untaught = finetune(tmp_path / "alone", selector="gate", **options | {"teacher": None}).folder
+    with torch.no_grad():
+        alone = load_model(untaught)[0].selector.scores(ids, mask)
+    assert torch.allclose(scores["gate"], scores["distilled"], atol=1e-4)
+    assert torch.allclose(scores["history"], scores["distilled"], atol=1e-4)
+    assert not torch.allclose(alone, scores["distilled"], atol=1e-1)
+
+
 def test_other_settings_in_the_folder_are_refused(trained: Path) -> None:
     with pytest.raises(ValueError, match=r"other settings \(k: 16 -> 32\): choose another output"):
         finetune(trained, quiet=True, **OPTIONS | {"k": 32} | _model(trained))
@@ -98,6 +118,8 @@ def test_other_settings_in_the_folder_are_refused(trained: Path) -> None:
             "precision must be auto, fp32, bf16 or fp16, got 'int8'",
         ),
         ({"selector": "best"}, ValueError, "unknown selector 'best'"),
+        ({"selector": "distilled"}, ValueError, "learns from a teacher: name the folder"),
+        ({"selector": "linear", "teacher": "x"}, ValueError, "choose distilled, gate or history, not linear"),
         ({"kk": 3}, TypeError, "no option 'kk': choose from model"),
         ({"k": 9999}, ValueError, r"k = 9999 is more than .* reads: choose k <= 128"),
     ],

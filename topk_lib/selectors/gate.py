@@ -24,7 +24,8 @@ class GateSelector(Selector):
     :func:`~topk_lib.ops.soft_topk` (straight-through), so that the encoder reads k tokens and
     no more; see :class:`~topk_lib.models.TopKForSequenceClassification`.
 
-    ``fit`` gives the gate a start: it learns to rank tokens as the linear selector does.
+    ``fit`` gives the gate a start: it learns to rank tokens as the linear selector does; ``teach`` gives it
+    another, such as a trained model's :func:`~topk_lib.training.attributions`.
 
     Args:
         hidden: width of the hidden layer; 0 for none.
@@ -35,6 +36,7 @@ class GateSelector(Selector):
     rule: ClassVar[str] = "learned gate"
     needs_embeddings: ClassVar[bool] = True
     trainable: ClassVar[bool] = True
+    TEXTS: ClassVar[int] = 2000  # a gate is small: so many teach it all it can learn
 
     def __init__(
         self, seed: int = 0, vocabulary: int | None = None, *, hidden: int = 64, context: int = 5
@@ -98,7 +100,7 @@ class GateSelector(Selector):
         token_ids: Sequence[Sequence[int]],
         targets: Sequence[Tensor],
         *,
-        texts: int = 2000,
+        texts: int = TEXTS,
         epochs: int = 3,
         batch_size: int = 16,
         learning_rate: float = 2e-3,
@@ -164,7 +166,6 @@ class DistilledSelector(GateSelector):
     name: ClassVar[str] = "distilled"
     rule: ClassVar[str] = "distilled gate"
     trainable: ClassVar[bool] = False
-    TEXTS: ClassVar[int] = 2000
 
     def fit(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> Selector:
         raise ValueError("the distilled selector learns from a teacher: call teach(token_ids, attributions)")

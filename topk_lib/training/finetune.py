@@ -18,7 +18,7 @@ from transformers import set_seed
 
 from topk_lib.data import fingerprint, load_reviews, source_of, train_and_eval
 from topk_lib.models import DEFAULT_ENCODER, TopKForSequenceClassification, errors_only, load_encoder
-from topk_lib.selectors import DistilledSelector, Selector, make_selector
+from topk_lib.selectors import DistilledSelector, GateSelector, Selector, make_selector
 from topk_lib.training.attribution import attributions
 from topk_lib.training.metrics import classification_metrics
 from topk_lib.training.trainer import logits_of, make_trainer
@@ -101,7 +101,8 @@ def finetune(
             - ``selector``: one of :func:`~topk_lib.selectors.selector_names`;
               ``selector_learning_rate`` (peak), ``start_temperature`` and ``final_temperature`` (of its
               soft weights and noise) where it is trained along.
-            - ``teacher``: for the distilled selector, the folder of a model to learn from.
+            - ``teacher``: the folder of a model whose attributions a gate learns first; the distilled
+              selector must have one, the gate and the history may, in place of the linear weights.
             - ``k``: tokens the encoder reads of each review, [CLS] and [SEP] included; ``share``,
               ``spend`` and ``positions`` as in
               :meth:`~topk_lib.models.TopKForSequenceClassification.from_encoder`.
@@ -277,13 +278,15 @@ def _settings(options: dict[str, Any]) -> Settings:
             raise ValueError(f"{name} must be above 0, got {getattr(settings, name)}")
     if settings.precision not in ("auto", "fp32", "bf16", "fp16"):
         raise ValueError(f"precision must be auto, fp32, bf16 or fp16, got {settings.precision!r}")
-    distilled = isinstance(make_selector(settings.selector), DistilledSelector)
-    if distilled and settings.teacher is None:
+    selector = make_selector(settings.selector)
+    if isinstance(selector, DistilledSelector) and settings.teacher is None:
         raise ValueError(
             "the distilled selector learns from a teacher: name the folder of a model with --teacher"
         )
-    if settings.teacher is not None and not distilled:
-        raise ValueError(f"only the distilled selector has a teacher, not {settings.selector}")
+    if settings.teacher is not None and not isinstance(selector, GateSelector):
+        raise ValueError(
+            f"only a gate learns from a teacher: choose distilled, gate or history, not {settings.selector}"
+        )
     _keep_after(settings.keep_after)
     return settings
 
@@ -298,12 +301,11 @@ def _keep_after(text: str | None) -> dict[int, int] | None:
 
 
 def _fit(selector: Selector, ids: list[list[int]], labels: list[int], settings: Settings) -> None:
-    if not isinstance(selector, DistilledSelector):
+    if settings.teacher is None:
         selector.fit(ids, labels)
         return
-    assert settings.teacher is not None
+    assert isinstance(selector, GateSelector)
     teacher, *_ = load_model(settings.teacher)
-    # A gate is small: some texts teach it all it can learn.
     some = ids[: selector.TEXTS]
     moved = attributions(teacher, some)
     # Attributions spread over orders of magnitude; their logarithms are nearly normal.

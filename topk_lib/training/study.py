@@ -63,7 +63,7 @@ def runs(n_train: int, *, gpu: bool) -> Iterator[Run]:
         options = {"selector": selector, "k": k, "seed": seed, "n_train": n_train, "learning_rate": _RATE}
         if n_train <= SMALL:
             options["n_eval"] = SMALL_TEST
-        if selector == "distilled":
+        if selector == "distilled" or tag == "-taught":
             options["teacher"] = "-k".join(map(str, _TEACHER))
         return Run(experiment, f"{selector}-k{k}{tag}-s{seed}", options | more)
 
@@ -79,6 +79,7 @@ def runs(n_train: int, *, gpu: bool) -> Iterator[Run]:
         yield one("gate", 64, seed, "-original", positions="original")
         yield one("linear", 128, seed, "-share25", share=0.25)
         yield one("gate", 64, seed, "-batch", spend="batch")
+        yield from (one("gate", k, seed, "-taught") for k in (16, 64))
         yield one("gate", 64, seed, "-hot", start_temperature=1.0, final_temperature=0.1)
         yield one("first", 128, seed, "-inside", keep_after="1:64,3:32")
     if gpu:
