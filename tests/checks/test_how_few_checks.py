@@ -16,13 +16,13 @@ Points = Sequence[Mapping[str, float]]
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (3024, "Right"),
-        (4224, "both layers on all 6"),
-        (1824, "the first reads all 6"),
-        (2112, "first layer alone"),
-        (912, "second layer alone"),
-        (3168, "falls to a quarter"),
-        (2304, "leaves out"),
+        (3648, "Right"),
+        (6144, "both layers on all 8"),
+        (1152, "the first reads all 8"),
+        (3072, "first layer alone"),
+        (576, "second layer alone"),
+        (3840, "falls to a sixteenth"),
+        (2560, "leaves out"),
         (17, "Not yet: 17; count each layer"),
     ],
 )

@@ -10,16 +10,16 @@ __all__ = ["check_mcnemar", "check_shared_level", "check_smallest_k", "check_sta
 
 
 def check_staged_flops(answer: float) -> str:
-    """Check the FLOPs of two layers, d = 4 and f = 8, that read 6 tokens and then 3."""
-    if answer == 3024:
-        return "Right: 2,112 in the first layer and 912 in the second."
+    """Check the FLOPs of two layers, d = 4 and f = 8, that read 8 tokens and then 2."""
+    if answer == 3648:
+        return "Right: 3,072 in the first layer and 576 in the second."
     near: dict[float, str] = {
-        4224: "that is both layers on all 6 tokens",
-        1824: "that is both layers on 3 tokens; the first reads all 6",
-        2112: "that is the first layer alone",
-        912: "that is the second layer alone",
-        3168: "that halves the second layer's FLOPs, but its n² falls to a quarter",
-        2304: "that leaves out attention's n²",
+        6144: "that is both layers on all 8 tokens",
+        1152: "that is both layers on 2 tokens; the first reads all 8",
+        3072: "that is the first layer alone",
+        576: "that is the second layer alone",
+        3840: "that quarters the second layer's FLOPs, but its n² falls to a sixteenth",
+        2560: "that leaves out attention's n²",
     }
     hint = near.get(answer, "count each layer with its own n: 2 n P + 4 n² d, where P = 4 d² + 2 d f = 128")
     return f"Not yet: {answer:g}; {hint}."

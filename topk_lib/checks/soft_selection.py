@@ -13,7 +13,7 @@ __all__ = ["check_chance", "check_corrected", "check_presence", "check_score_gra
 
 
 def check_score_gradient(answer: Sequence[float]) -> str:
-    """Check dL/ds for scores (0, 1, 4), clip, k = 2, T = 2, numbers (5, 2, 1) and L = (a - 1)^2 / 2."""
+    """Check dL/ds for scores (0, 1, 4), clip, k = 2, T = 2, numbers (5, 2, 1) and L = (o - 1)^2 / 2."""
     got = [float(x) for x in answer]
     named = {
         (-1.0, 1.0, 0.0): "Right: half of 4 - 2 for the second, the opposite for the first.",
@@ -34,17 +34,17 @@ def check_score_gradient(answer: Sequence[float]) -> str:
             return message
     if abs(sum(got)) > 1e-6:
         return f"Not yet: the gradients of the scores must sum to 0, yours sum to {sum(got):g}."
-    return "Not yet: a = 2 + 1, so dL/da = 2 and the pulls are (0, 4, 2); the slopes d are (1, 1, 0)."
+    return "Not yet: o = 2 + 1, so dL/do = 2 and the pulls are (0, 4, 2); the slopes d are (1, 1, 0)."
 
 
 def check_chance(answer: float) -> str:
-    """Check how often a token 0.3 under the only place is read at temperature 0.3."""
+    """Check how often a token 0.6 below the one before it is read, at temperature 0.3."""
     known = {
-        1 / (1 + math.e): "Right: about once in four times.",
-        math.e / (1 + math.e): "Almost: that is the chance of the other token, the one above.",
-        1 / (1 + math.exp(0.3)): "Not yet: divide the gap by the temperature first.",
-        1 / (1 + math.exp(0.09)): "Not yet: divide the gap by the temperature, do not multiply.",
-        math.exp(-1): "Not yet: that is how often the lower one wins for each time that the other does.",
+        1 / (1 + math.exp(2)): "Right: about once in eight times.",
+        1 / (1 + math.exp(-2)): "Almost: that is the chance of the other token, the one above.",
+        1 / (1 + math.exp(0.6)): "Not yet: divide the gap by the temperature first.",
+        1 / (1 + math.exp(0.18)): "Not yet: divide the gap by the temperature, do not multiply.",
+        math.exp(-2): "Not yet: that is how often the lower one wins for each time that the other does.",
         0.0: "Not yet: without noise it would be 0; the noise gives it a chance.",
     }
     for right, message in known.items():
@@ -52,7 +52,9 @@ def check_chance(answer: float) -> str:
             return message
     if not 0 <= float(answer) <= 1:
         return f"Not yet: a chance lies between 0 and 1, yours is {float(answer):g}."
-    return "Not yet: the chance is 1 / (1 + exp(gap / temperature)); put in gap = temperature = 0.3."
+    return (
+        "Not yet: the chance is 1 / (1 + exp(gap / temperature)); put in the gap 0.6 and the temperature 0.3."
+    )
 
 
 def check_presence(attended: Callable[[Tensor, Tensor, Tensor], Any]) -> str:

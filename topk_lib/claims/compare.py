@@ -5,7 +5,7 @@
   intervals, which must not overlap.
 - Comparisons made together share a chance of 5% to see a difference where there is none: each is
   tested at 5% over their number (Bonferroni).
-- With several seeds a model is better where it is better with every one of them.
+- With several seeds a model is better where it is better with every one that both have.
 """
 
 from __future__ import annotations
@@ -124,14 +124,15 @@ class Grid:
     def outcomes(self, first: Sequence[str], second: Sequence[str]) -> Outcomes:
         """Compare selectors at each k that all of them have a run with."""
         ks = self.ks(*first, *second)
-        return self._outcomes(((a, k), (b, k)) for a in first for b in second if a != b for k in ks)
+        return self.compare(((a, k), (b, k)) for a in first for b in second if a != b for k in ks)
 
     def to_full(self, selectors: Sequence[str], at_most: int = FULL[1]) -> Outcomes:
         """Compare selectors, at each k that all of them have a run with, with the full model."""
         ks = [k for k in self.ks(*selectors) if k <= at_most]
-        return self._outcomes(((name, k), FULL) for name in selectors for k in ks)
+        return self.compare(((name, k), FULL) for name in selectors for k in ks)
 
-    def _outcomes(self, pairs: Iterable[tuple[Choice, Choice]]) -> Outcomes:
+    def compare(self, pairs: Iterable[tuple[Choice, Choice]]) -> Outcomes:
+        """Compare these, at the level that they share, with every seed that both have a run with."""
         seeds = {pair: common for pair in pairs if (common := self.seeds(*pair))}
         if not seeds:
             raise Missing("k with runs of all that are compared")

@@ -143,9 +143,13 @@ def _better(first: str, *others: str) -> Callable[[Results], Finding]:
 
 def _soft_wins(grid: Grid, _: Results) -> Finding:
     """A learned selector must be better than every hard rule at equal k."""
-    found = {name: grid.outcomes([name], HARD) for name in SOFT if grid.ks(name, *HARD)}
-    if not found:
+    gates = [name for name in SOFT if grid.ks(name, *HARD)]
+    if not gates:
         raise Missing("k with runs of a gate and of all hard rules")
+    every = grid.compare(
+        ((name, k), (rule, k)) for name in gates for k in grid.ks(name, *HARD) for rule in HARD
+    )
+    found = {name: {pair: sign for pair, sign in every.items() if pair[0][0] == name} for name in gates}
     at = {(name, k): yes for name, outcomes in found.items() for k, yes in by_k(outcomes).items()}
     good = [called(choice) for choice, yes in at.items() if yes]
     verdict = "holds" if len(good) == len(at) else f"{_IF} only {_listed(good)}" if good else "fails"
@@ -272,8 +276,9 @@ def _counts_find(grid: Grid, _: Results) -> Finding:
 
 def _distance_finds(grid: Grid, _: Results) -> Finding:
     """Embedding distance must be better than chance; the linear weight says how good it could be."""
-    chance = grid.outcomes(["embedding"], ["random"])
-    linear = grid.outcomes(["embedding"], ["linear"])
+    found = grid.outcomes(["embedding"], ["random", "linear"])
+    chance = {pair: sign for pair, sign in found.items() if pair[1][0] == "random"}
+    linear = {pair: sign for pair, sign in found.items() if pair[1][0] == "linear"}
     behind = "better than chance, worse than the linear weight" if -1 in linear.values() else ""
     return Finding(_graded(by_k(chance), behind), grid.lines(chance | linear))
 

@@ -19,7 +19,7 @@ class GateSelector(Selector):
     """A small network on the token embeddings, trained end to end with the encoder.
 
     h_i = U x_i + b with x_i the normalised embedding of token i; for ``context`` > 1 a depth-wise
-    convolution over its neighbours is added to h_i; s_i = v . gelu(h_i). Without a hidden layer U is one
+    convolution over its neighbours is added to h_i; s_i = p . gelu(h_i). Without a hidden layer U is one
     row and s_i = h_i: logistic regression. In training the choice is hard and the gradient that of
     :func:`~topk_lib.ops.soft_topk` (straight-through), so that the encoder reads k tokens and
     no more; see :class:`~topk_lib.models.TopKForSequenceClassification`.
