@@ -286,3 +286,19 @@ def test_on_the_records_there_are() -> None:
 
 def test_the_rivals_without_labels_are_hard_rules() -> None:
     assert set(UNLABELLED) < set(HARD)
+
+
+def test_a_rival_without_a_common_seed_is_not_passed_over() -> None:
+    runs = study(dict.fromkeys(HARD, 0.7) | {"gate": 0.8})
+    runs["linear-k64-s1"] = record("linear-k64-s1", 0.95)
+    del runs["linear-k64-s0"]
+    assert verdict("C5", runs).startswith("not yet measured")
+
+
+@pytest.mark.parametrize("name", ["C8", "C13"])
+def test_what_needs_kept_answers_to_the_same_reviews_says_so(name: str) -> None:
+    runs = study({"linear": 0.8, "random": 0.6, "gate": 0.8}, k=128) | full(0.8)
+    assert not verdict(name, runs).startswith("not yet measured")
+    other = runs | {"random-k128-s0": record("r", 0.6) | {"data": {"eval_fingerprint": "g", "n_eval": N}}}
+    other |= {"gate-k128-s0": record("g", 0.6, bits=False)}
+    assert verdict(name, other).startswith("not yet measured: no answers of")

@@ -164,3 +164,10 @@ def test_study(monkeypatch: pytest.MonkeyPatch) -> None:
     assert failed.exit_code == 1
     assert "1 runs failed: study/one" in failed.output
     assert CliRunner().invoke(app, ["study", "other"]).exit_code == 2
+
+
+def test_where_to_record_is_looked_at_before_the_training(tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["finetune", str(tmp_path / "run"), "--record", "typo"])
+    assert run.exit_code == 2
+    assert "--record must look like EXPERIMENT/RUN, got 'typo'" in run.output
+    assert not (tmp_path / "run").exists()

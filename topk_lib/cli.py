@@ -116,6 +116,10 @@ def finetune(
         "quiet": quiet,
     }
     with _one_sentence():
+        if record:
+            if record.count("/") != 1:
+                raise ValueError(f"--record must look like EXPERIMENT/RUN, got {record!r}")
+            records.results_folder()
         if search is not None:
             best = training.search(output, search, **options)
             print("best on dev: " + ", ".join(f"{name} {value:.3g}" for name, value in best.items()))

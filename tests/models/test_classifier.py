@@ -258,3 +258,77 @@ def test_a_fitted_selector_can_be_given(tiny_encoder: Path) -> None:
     assert torch.equal(model.selector.table, chi2.table)  # type: ignore[arg-type]
     with torch.no_grad():
         assert model(*ids_to_batch(ids)).logits.shape == (4, 2)
+
+
+@pytest.mark.parametrize("selector", ["gate", "history", "frequency"])
+def test_a_half_precision_encoder_keeps_its_selector_whole(
+    selector: str, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = built(tiny_encoder, selector)
+    batch = batch_of(tokenizer)
+    kept = model(*batch).kept
+    model.save_pretrained(tmp_path / "whole")
+    half = AutoModelForSequenceClassification.from_pretrained(tmp_path / "whole", dtype=torch.bfloat16)
+    assert half.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert all(x.dtype == torch.float32 for x in half.selector.state_dict().values())
+    assert half(*batch).logits.dtype == torch.bfloat16
+    half.save_pretrained(tmp_path / "half")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "half", dtype="auto")
+    assert torch.equal(again(*batch).logits, half(*batch).logits)
+    assert (model.half()(*batch).kept == kept).float().mean() > 0.9  # a gate's embeddings were rounded
+
+
+def test_two_texts_keep_their_token_types(tiny_encoder: Path) -> None:
+    model, tokenizer = built(tiny_encoder, k=64)
+    pairs = tokenizer(TEXTS[:2], TEXTS[2:], return_tensors="pt", padding=True)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**pairs).logits, model.encoder(**pairs).logits)
+        model.config.k = 20
+        short = model.select(**pairs)
+    assert torch.equal(short.token_type_ids, pairs["token_type_ids"][:, :20])
+
+
+def test_what_else_the_encoder_gives(tiny_encoder: Path) -> None:
+    model, tokenizer = built(tiny_encoder)
+    batch = batch_of(tokenizer)
+    with torch.no_grad():
+        output = model(*batch, output_hidden_states=True)
+        parts = model(*batch, return_dict=False)
+    assert [h.shape[1] for h in output.hidden_states] == [8, 8, 8]
+    assert torch.equal(parts[0], output.logits)
+    with pytest.raises(TypeError, match="inputs_embeds"):
+        model(*batch, inputs_embeds=None)
+
+
+@pytest.mark.parametrize("positions", ["compact", "original"])
+def test_the_side_of_the_padding_does_not_matter(positions: str, tiny_encoder: Path) -> None:
+    model, tokenizer = built(tiny_encoder, "head_tail", positions=positions)
+    with torch.no_grad():
+        right = model(*batch_of(tokenizer)).logits
+        tokenizer.padding_side = "left"
+        left = tokenizer(TEXTS, return_tensors="pt", padding=True)
+        left = model(left["input_ids"], left["attention_mask"]).logits
+    torch.testing.assert_close(left, right)
+
+
+def test_each_kind_of_encoder_takes_its_dropout(tmp_path: Path) -> None:
+    for kind in ("bert", "roberta", "distilbert"):
+        tiny(kind).save_pretrained(tmp_path / kind)
+        AutoTokenizer.from_pretrained(encoder_path()).save_pretrained(tmp_path / kind)
+        model, _ = TopKForSequenceClassification.from_encoder(tmp_path / kind, k=8, attention_dropout=0.25)
+        rates = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+        rates += [m.dropout_prob for m in model.modules() if hasattr(m, "dropout_prob")]
+        config = model.config.encoder
+        assert 0.25 in (
+            getattr(config, "attention_dropout", None), getattr(config, "attention_probs_dropout_prob", None)
+        )  # fmt: skip
+        assert 0.25 in rates
+
+
+def test_the_encoder_of_such_a_model_can_be_taken(tiny_encoder: Path, tmp_path: Path) -> None:
+    model, tokenizer = built(tiny_encoder, "linear")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again, _ = TopKForSequenceClassification.from_encoder(tmp_path, "first", 8, attention_dropout=0.0)
+    for new, old in zip(again.encoder.parameters(), model.encoder.parameters(), strict=True):
+        assert torch.equal(new, old)

@@ -134,3 +134,14 @@ def test_choose_refuses_what_cannot_hold_the_pinned() -> None:
         choose(scores, real, pinned, torch.tensor([4, 1]))
     # Padding is not pinned, whatever the mask says.
     assert choose(scores, pinned[:1].expand(2, 4), pinned, 1).mask.sum() == 2
+
+
+@pytest.mark.parametrize("high", [torch.inf, torch.nan, 3e38])
+def test_the_pinned_come_before_any_score(high: float) -> None:
+    scores = torch.tensor([[0.0, high, high, 1.0, 0.0]])
+    pinned = torch.tensor([[True, False, False, False, True]])
+    real = torch.ones_like(pinned)
+    assert choose(scores, real, pinned, 2).indices.tolist() == [[0, 4]]
+    third = 3 if high != high else 1  # NaN counts as the lowest
+    assert choose(scores, real, pinned, 3).mask[0, third]
+    assert row_budgets(scores, real, pinned, 2, spend="batch").tolist() == [2]  # type: ignore[union-attr]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -323,3 +324,74 @@ def test_distilled_needs_a_teacher() -> None:
 
 def test_no_texts() -> None:
     assert select_tokens(make_selector("first"), [], 4) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_for_the_encoder(selector: Selector, dtype: torch.dtype) -> None:
+    batch = ids_to_batch(TEXTS)
+    before = selector.scores(*batch)
+    selector.to(dtype)
+    assert torch.equal(selector.scores(*batch), before)
+
+
+def test_a_count_too_large_for_float16_survives_it() -> None:
+    selector = make_selector("frequency").fit([[0] * 70_000 + [1]]).half()
+    assert selector.scores(*ids_to_batch([[0, 1]])).tolist() == [[70_000.0, 1.0]]
+
+
+def test_the_side_of_the_padding_does_not_matter(selector: Selector) -> None:
+    text = TEXTS[2]
+    left = torch.tensor([[0] * 9 + text]), torch.tensor([[0] * 9 + [1] * len(text)])
+    chosen = shorten(selector, *left, 6, [CLS, SEP])[0].tolist()
+    assert chosen == [select_tokens(selector, [text], 6, [CLS, SEP])[0]]
+
+
+@pytest.mark.parametrize("name", COUNT)
+def test_a_table_as_wide_as_the_ids_that_it_saw(name: str) -> None:
+    fitted = make_selector(name).fit(TEXTS, LABELS)
+    batch = ids_to_batch(TEXTS)
+    before = fitted.scores(*batch)
+    again = make_selector(name)
+    again.load_state_dict(fitted.state_dict())
+    assert torch.equal(again.scores(*batch), before)
+    assert len(fitted.attach(embedding()).state_dict()["table"]) == VOCABULARY
+    assert torch.equal(fitted.scores(*batch), before)
+
+
+def test_one_token_is_enough_to_teach_a_gate() -> None:
+    gate = built("gate")
+    assert isinstance(gate, GateSelector)
+    gate.teach([[5]], [torch.tensor([2.0])])
+    assert gate.scores(*ids_to_batch([[5, 6]])).isfinite().all()
+    assert all(p.grad is None for p in gate.parameters())  # the next optimiser begins afresh
+
+
+def test_history_knows_how_the_loss_is_scaled() -> None:
+    plain, scaled = built("history"), built("history")
+    assert isinstance(plain, HistorySelector)
+    assert isinstance(scaled, HistorySelector)
+    ids, values = torch.tensor([5, 6]), torch.tensor([0.5, -1.0])
+    plain.observe(ids, values)
+    scaled.loss_scale = 1024.0
+    scaled.observe(ids, 1024 * values)
+    scaled.observe(ids[:1], torch.tensor([torch.inf]))  # an overflow says nothing
+    assert torch.equal(plain.total, scaled.total)
+    assert torch.equal(plain.count, scaled.count)
+
+
+def _one_of_two(rank: int, file: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    history = built("history")
+    assert isinstance(history, HistorySelector)
+    for _ in range(3):
+        history.observe(torch.tensor([5, 6 + rank]), torch.tensor([1.0, 2.0]))
+        history.settle()
+    assert history.count[[5, 6, 7]].tolist() == [6.0, 3.0, 3.0]
+    assert history.total[[5, 6, 7]].tolist() == [6.0, 6.0, 6.0]
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_share_one_history(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]
+        _one_of_two, (str(tmp_path / "meet"),), nprocs=2
+    )

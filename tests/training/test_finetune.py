@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from typer.testing import CliRunner
 from topk_lib.cli import app
 from topk_lib.selectors.gate import GateSelector
 from topk_lib.training import evaluate, finetune, predict
-from topk_lib.training.finetune import _last_checkpoint, load_model
+from topk_lib.training.finetune import Settings, _last_checkpoint, load_model
+from topk_lib.training.trainer import make_trainer
 
 OPTIONS: dict[str, Any] = {
     "source": "embedded",
@@ -92,7 +94,9 @@ def test_a_teacher_gives_a_gate_its_start(trained: Path, tmp_path: Path) -> None
     for selector in ("distilled", "gate", "history"):
         folder = finetune(tmp_path / selector, selector=selector, **options).folder
         with torch.no_grad():
-            scores[selector] = GateSelector.scores(load_model(folder)[0].selector, ids, mask)
+            gate = load_model(folder)[0].selector
+            assert isinstance(gate, GateSelector)
+            scores[selector] = GateSelector.scores(gate, ids, mask)
     untaught = finetune(tmp_path / "alone", selector="gate", **options | {"teacher": None}).folder
     with torch.no_grad():
         alone = load_model(untaught)[0].selector.scores(ids, mask)
@@ -180,6 +184,9 @@ def test_the_same_command_resumes_after_kill_9(tiny_encoder: Path, tmp_path: Pat
         [*program, *_command(broken, tiny_encoder, *epochs)], capture_output=True, text=True
     )
     assert again.returncode == 0, again.stderr
+    logged = [float(epoch) for epoch in re.findall(r"'epoch': '?([\d.]+)", again.stdout)]
+    assert logged, again.stdout
+    assert min(logged) >= 25 / 30  # the first checkpoint is of step 25, of 30 an epoch
     results = [json.loads((tmp_path / name / "topk_result.json").read_text()) for name in ("whole", "broken")]
     assert results[0]["predictions"] == results[1]["predictions"]
 
@@ -234,3 +241,50 @@ def test_the_command_line_says_errors_in_one_sentence(tmp_path: Path) -> None:
 
 def _model(trained: Path) -> dict[str, str]:
     return {"model": json.loads((trained / "topk_settings.json").read_text())["model"]}
+
+
+def test_other_reviews_in_the_folder_are_refused(trained: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        rows = [{"text": f"good day {i}", "label": i % 2} for i in range(80)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with pytest.raises(
+        ValueError, match=r"other reviews \(from the embedded corpus, now .*\): choose another"
+    ):
+        finetune(trained, quiet=True, **OPTIONS | _model(trained) | {"source": tmp_path, "selector": "first"})
+
+
+def test_what_is_refused_leaves_nothing_behind(tiny_encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for wrong in ({"model": str(tmp_path / "typo")}, {"k": 9999}):
+        with pytest.raises((OSError, ValueError)):
+            finetune(folder, quiet=True, **OPTIONS | {"model": str(tiny_encoder)} | wrong)
+    finetune(folder, quiet=True, **OPTIONS | {"model": str(tiny_encoder), "selector": "first"})
+
+
+def test_a_teacher_sees_both_classes_of_a_sorted_source(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "test"):
+        rows = [{"text": f"{'good' if i >= 40 else 'bad'} day {i}", "label": int(i >= 40)} for i in range(80)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    seen: list[list[int]] = []
+
+    def pretend(_: Any, ids: list[list[int]]) -> list[torch.Tensor]:
+        seen.extend(ids)
+        return [torch.ones(len(i)) for i in ids]
+
+    # the name of the module is also that of the function
+    monkeypatch.setattr(sys.modules["topk_lib.training.finetune"], "attributions", pretend)
+    monkeypatch.setattr(GateSelector, "TEXTS", 20)
+    finetune(
+        tmp_path / "out", selector="distilled", teacher=str(trained), source=tmp_path, k=4, n_eval=8,
+        quiet=True, **_model(trained),
+    )  # fmt: skip
+    assert len(seen) == 20
+    assert 4 <= sum(ids[1] == seen[0][1] for ids in seen) <= 16
+
+
+def test_the_loss_is_the_mean_of_a_batch_for_trainer_too(trained: Path) -> None:
+    model, tokenizer, _ = load_model(trained)
+    trainer = make_trainer(model, tokenizer, Settings(), trained, quiet=True)
+    assert not trainer.model_accepts_loss_kwargs

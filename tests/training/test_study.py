@@ -79,6 +79,30 @@ def test_runs_are_recorded_once(results: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(asked) == 3  # nothing twice
 
 
+def test_a_teacher_has_read_no_review_that_its_student_has_not(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, dict[str, Any]]] = []
+
+    def pretend(folder: Path, *, quiet: bool, **options: Any) -> FinetuneResult:
+        asked.append((folder, options))
+        labels = list(load_reviews(split="test", n=options["n_eval"], quiet=True)["label"])
+        return FinetuneResult(folder, {"accuracy": 1.0}, options, {"n_eval": 1}, {"fit": 1.0}, labels)
+
+    monkeypatch.setattr(study, "finetune", pretend)
+    for name in ("distilled-k64-s1", "gate-k64-taught-s2"):
+        asked.clear()
+        assert study.run(only=name, n_train=4000) == []
+        (folder, teacher), (_, student) = asked
+        assert student["teacher"] == str(folder)
+        assert (teacher["selector"], teacher["k"]) == ("linear", 128)
+        # the seed draws the reviews
+        for key in ("seed", "n_train", "n_eval"):
+            assert teacher[key] == student[key]
+        assert "evaluate_on" not in teacher
+        assert records.load("study_4000", name)["settings"]["teacher"] == "linear-k128"
+
+
 def test_a_failed_run_does_not_stop_the_others(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

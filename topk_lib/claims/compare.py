@@ -19,7 +19,7 @@ import numpy as np
 from scipy.stats import binomtest, norm
 
 __all__ = ["FULL", "LEVEL", "Choice", "Grid", "Missing", "Outcomes", "Paired", "Record", "Results", "by_k",
-           "called", "cite", "loss", "paired", "split", "wrong"]  # fmt: skip
+           "called", "cite", "comparable", "loss", "paired", "split", "wrong"]  # fmt: skip
 
 Record = Mapping[str, Any]
 Results = Mapping[str, Mapping[str, Record]]
@@ -95,9 +95,15 @@ def split(first: np.ndarray, second: np.ndarray) -> Paired:
     return Paired(a, b, len(first), float(binomtest(a, a + b).pvalue) if a + b else 1.0)
 
 
+def comparable(first: Record, *others: Record) -> bool:
+    """Have all kept their answers, to the same reviews?"""
+    every = (first, *others)
+    return all("wrong" in r["metrics"] and _tested_on(r) == _tested_on(first) for r in every)
+
+
 def _compare(first: Record, second: Record, level: float) -> int:
     one, two = first["metrics"], second["metrics"]
-    if "wrong" in one and "wrong" in two and _tested_on(first) == _tested_on(second):
+    if comparable(first, second):
         a, b, _, p = paired(first, second)
         return int(np.sign(a - b)) if p <= level else 0
     apart = one["accuracy_low"] > two["accuracy_high"] or one["accuracy_high"] < two["accuracy_low"]
@@ -133,7 +139,10 @@ class Grid:
 
     def compare(self, pairs: Iterable[tuple[Choice, Choice]]) -> Outcomes:
         """Compare these, at the level that they share, with every seed that both have a run with."""
-        seeds = {pair: common for pair in pairs if (common := self.seeds(*pair))}
+        seeds = {pair: self.seeds(*pair) for pair in pairs}
+        # Where one comparison cannot be made, those at that k would not tell the whole.
+        broken = {a[1] for (a, _), common in seeds.items() if not common}
+        seeds = {pair: common for pair, common in seeds.items() if pair[0][1] not in broken}
         if not seeds:
             raise Missing("k with runs of all that are compared")
         found: Outcomes = {}

@@ -24,6 +24,7 @@ from topk_lib.models.pruning import TokenPruner
 from topk_lib.ops import Selection, SoftTopK, soft_topk
 from topk_lib.selectors import Selector, choose, is_special, make_selector, row_budgets
 from topk_lib.selectors.gate import HistorySelector
+from topk_lib.selectors.position import token_positions
 
 __all__ = ["TopKConfig", "TopKForSequenceClassification", "TopKOutput"]
 
@@ -90,6 +91,7 @@ class Reading(NamedTuple):
     positions: Tensor
     weights: Tensor | None
     chosen: Selection
+    token_type_ids: Tensor | None = None
 
 
 class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
@@ -112,6 +114,8 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     config_class = TopKConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
+    accepts_loss_kwargs = False  # the loss is the mean of its batch
+    _keep_in_fp32_modules_strict = ("selector",)
     _supports_sdpa = True
     _supports_flash_attn = True
 
@@ -165,7 +169,8 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         """Put a selector before a pretrained encoder.
 
         Args:
-            name: hub name or folder of the encoder; None for the embedded default.
+            name: hub name or folder of the encoder; None for the embedded default. Of a model of this
+                class, its encoder is taken.
             selector: its name (``model.selector.fit`` comes next where it learns from texts), or
                 a fitted one.
             k: tokens the encoder reads of each text, special tokens included.
@@ -189,6 +194,8 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             ValueError, TypeError: an option that is none, or out of its range.
         """
         encoder, tokenizer = load_encoder(name, attention_dropout=attention_dropout)
+        if isinstance(encoder, TopKForSequenceClassification):
+            encoder = encoder.encoder
         if isinstance(selector, str):
             selector = make_selector(selector, seed=seed, vocabulary=encoder.config.vocab_size)
         for option in options:
@@ -227,12 +234,15 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         most = getattr(self.config.encoder, "max_position_embeddings", None)
         return None if most is None else int(most) - self._offset
 
-    def select(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Reading:
+    def select(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Reading:
         """Choose what the encoder reads.
 
         Args:
             input_ids: (batch, length) int64.
             attention_mask: (batch, length), 1 for tokens; None: all.
+            token_type_ids: (batch, length) int64, which of two texts a token is of; None: there is one.
         """
         config = self.config
         if attention_mask is None:
@@ -257,7 +267,9 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         filled = chosen.indices >= 0
         places = chosen.indices.clamp(min=0)
         ids = input_ids.gather(-1, places).masked_fill(~filled, config.pad_token_id or 0)
-        return Reading(ids, filled.to(attention_mask.dtype), self._positions(places, real), weights, chosen)
+        types = None if token_type_ids is None else token_type_ids.gather(-1, places).masked_fill(~filled, 0)
+        positions = self._positions(places, real)
+        return Reading(ids, filled.to(attention_mask.dtype), positions, weights, chosen, types)
 
     def _weights(self, scores: Tensor, chosen: Selection, free: Tensor) -> Tensor:
         """(batch, k): of value 1, with the gradient of the soft weights."""
@@ -270,7 +282,9 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     def _positions(self, places: Tensor, real: Tensor) -> Tensor:
         if self.config.positions == "compact":
             places = torch.arange(places.shape[-1], device=places.device).expand_as(places)
-        elif (limit := self._most) is not None:
+            return places + self._offset
+        places = token_positions(real).gather(-1, places)
+        if (limit := self._most) is not None:
             length = real.sum(-1, keepdim=True)
             squeezed = (places * (limit - 1)).div((length - 1).clamp(min=1), rounding_mode="floor")
             places = torch.where(length > limit, squeezed, places)
@@ -281,22 +295,37 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        **kwargs: Any,
-    ) -> TopKOutput:
+        token_type_ids: Tensor | None = None,
+        return_dict: bool = True,
+        **more: Any,
+    ) -> TopKOutput | tuple[Tensor, ...]:
         """Classify.
 
         Args:
             input_ids: (batch, length) int64, the whole texts.
             attention_mask: (batch, length), 1 for tokens and 0 for padding; None: all are tokens.
             labels: (batch,) int64, for the loss.
+            token_type_ids: (batch, length) int64, which of two texts a token is of; None: there is one.
+            return_dict: False for a tuple.
+            **more: ``output_hidden_states`` and ``output_attentions``, of the k tokens that are read.
 
         Returns:
             ``loss`` (where labels are given), ``logits`` (batch, labels) and ``kept`` (batch, k).
+
+        Raises:
+            TypeError: an argument that is none of these.
         """
-        return self.read(self.select(input_ids, attention_mask), labels)
+        output = self.read(self.select(input_ids, attention_mask, token_type_ids), labels, **more)
+        return output if return_dict else output.to_tuple()
 
     def read(
-        self, reading: Reading, labels: Tensor | None = None, *, presence: Tensor | None = None
+        self,
+        reading: Reading,
+        labels: Tensor | None = None,
+        *,
+        presence: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
     ) -> TopKOutput:
         """Run the encoder on what :meth:`select` chose.
 
@@ -305,6 +334,7 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             labels: (batch,) int64, for the loss.
             presence: (batch, k) float, how far each token is there, see
                 :func:`~topk_lib.models.presence.presence_mask`; None: the weights of ``reading``.
+            output_hidden_states, output_attentions: give those of the encoder, too.
 
         Returns:
             What :meth:`forward` returns.
@@ -313,25 +343,32 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             ValueError: the encoder cannot have tokens that are there in part.
         """
         presence = reading.weights if presence is None else presence
+        more: dict[str, Any] = {"labels": labels} if labels is not None else {}
+        more |= {"output_hidden_states": True} if output_hidden_states else {}
+        more |= {"output_attentions": True} if output_attentions else {}
         if presence is None:
-            return self._answer(reading, reading.attention_mask, labels)
+            return self._answer(reading, reading.attention_mask, **more)
         if not self._learns:
             self._check_presence(reading)
             self._learns = True
         if isinstance(self.selector, HistorySelector) and reading.weights is not None:
             reading.weights.register_hook(lambda g: self._observe(reading, g))  # type: ignore[no-untyped-call]
-        return self._answer(reading, self._mask(presence, reading), labels)
+        return self._answer(reading, self._mask(presence, reading), **more)
 
     def _mask(self, presence: Tensor, reading: Reading) -> Tensor:
         dtype = self.get_input_embeddings().weight.dtype
         return presence_mask(presence, reading.attention_mask, self.encoder.config, dtype)
 
-    def _answer(self, reading: Reading, mask: Tensor, labels: Tensor | None = None) -> TopKOutput:
-        options: dict[str, Any] = {"labels": labels} if labels is not None else {}
+    def _answer(self, reading: Reading, mask: Tensor, **options: Any) -> TopKOutput:
         if "position_ids" in self._takes:
             options["position_ids"] = reading.positions
+        if reading.token_type_ids is not None and "token_type_ids" in self._takes:
+            options["token_type_ids"] = reading.token_type_ids
         output = self.encoder(input_ids=reading.input_ids, attention_mask=mask, **options)
-        return TopKOutput(loss=output.loss, logits=output.logits, kept=reading.chosen.indices)
+        return TopKOutput(
+            loss=output.loss, logits=output.logits, kept=reading.chosen.indices,
+            hidden_states=output.hidden_states, attentions=output.attentions,
+        )  # fmt: skip
 
     @torch.enable_grad()
     def _check_presence(self, reading: Reading) -> None:

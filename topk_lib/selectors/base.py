@@ -59,6 +59,16 @@ class Selector(nn.Module):
         self._embedding = (embedding,)  # in a tuple: no submodule
         return self
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Selector:
+        """Half precision is for the encoder: a ranking stays in float32."""
+
+        def keep(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
+
+        super()._apply(keep, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     @property
     def embedding(self) -> nn.Embedding:
         """The attached embeddings."""
@@ -155,6 +165,8 @@ def choose(
 ) -> Selection:
     """The k real tokens of each text with the highest scores, pinned ones before all others.
 
+    A score of NaN counts as the lowest, one of inf as a large number.
+
     Args:
         scores: (batch, length) float.
         real: (batch, length) bool, False for padding.
@@ -180,7 +192,13 @@ def choose(
             f"text: choose k >= {int(most[row])}"
         )
     k = min(k, scores.shape[-1]) if isinstance(k, int) else each.clamp(max=scores.shape[-1])
-    return hard_topk(scores.masked_fill(pinned, torch.inf), k, valid=real)
+    return hard_topk(ranked(scores, pinned), k, valid=real)
+
+
+def ranked(scores: Tensor, pinned: Tensor) -> Tensor:
+    """The scores with the pinned tokens above all others, whatever the others have."""
+    most = torch.finfo(scores.dtype).max
+    return scores.nan_to_num(nan=-torch.inf, posinf=most, neginf=-torch.inf).masked_fill(pinned, torch.inf)
 
 
 def _choose_in_graph(
@@ -189,7 +207,7 @@ def _choose_in_graph(
     """:func:`choose` without a look at the data. Spare columns let k exceed the length."""
     size = k if isinstance(k, int) else width
     assert size is not None, "export needs to know the largest k"
-    wide, valid = (nn.functional.pad(x, (0, size)) for x in (scores.masked_fill(pinned, torch.inf), real))
+    wide, valid = (nn.functional.pad(x, (0, size)) for x in (ranked(scores, pinned), real))
     per_row = None if isinstance(k, int) else k
     indices, mask = torch.ops.topk_lib.choose(wide, size, per_row, valid)
     values = wide.gather(-1, indices.clamp(min=0)).masked_fill(indices < 0, 0)
@@ -248,10 +266,12 @@ def select_tokens(
     """:func:`shorten` for texts of any number and length, given and returned as lists of ids."""
     # Texts of like length share a batch, so that little of it is padding.
     order = sorted(range(len(token_ids)), key=lambda i: len(token_ids[i]))
+    device = next((x.device for x in selector.state_dict().values()), torch.device("cpu"))
     kept: list[list[int]] = [[] for _ in token_ids]
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        ids, mask, _ = shorten(selector, *ids_to_batch([token_ids[i] for i in rows]), k, special_ids)
+        padded, real = (x.to(device) for x in ids_to_batch([token_ids[i] for i in rows]))
+        ids, mask, _ = shorten(selector, padded, real, k, special_ids)
         for i, row, length in zip(rows, ids.tolist(), mask.sum(-1).tolist(), strict=True):
             kept[i] = row[:length]
         if progress is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from topk_lib.ops import hard_topk
+from topk_lib.selectors.base import ranked
 
 __all__ = ["SPENDING", "row_budgets"]
 
@@ -56,7 +57,7 @@ def row_budgets(
     each = (lengths * part.numerator + part.denominator - 1) // part.denominator
     each = torch.minimum(each, lengths).clamp(max=k).maximum(least).clamp(min=1)
     if spend == "batch":
-        flat = scores.masked_fill(pinned, torch.inf).reshape(1, -1)
+        flat = ranked(scores, pinned & real).reshape(1, -1)
         total = int(torch.minimum(each, lengths).sum())
         mask = hard_topk(flat, min(total, flat.shape[-1]), valid=real.reshape(1, -1)).mask
         each = mask.reshape(real.shape).sum(-1).clamp(min=1)

@@ -53,7 +53,7 @@ def count_tokens(token_ids: Sequence[Sequence[int]], vocabulary: int | None = No
 
 
 class TableSelector(Selector):
-    """A selector with one learned number per token type; types never seen score 0.
+    """A selector with one learned number per token type; types beyond the table score 0.
 
     Attributes:
         table: (vocabulary,) float32.
@@ -65,6 +65,18 @@ class TableSelector(Selector):
     def __init__(self, seed: int = 0, vocabulary: int | None = None) -> None:
         super().__init__(seed, vocabulary)
         self.register_buffer("table", torch.full((vocabulary or 1,), torch.nan))  # NaN: not fitted
+
+    def attach(self, embedding: torch.nn.Embedding) -> TableSelector:
+        super().attach(embedding)
+        short = embedding.num_embeddings - len(self.table)
+        if short > 0 and not bool(self.table[0].isnan()):  # a table as wide as the largest id it saw
+            self.table = torch.nn.functional.pad(self.table, (0, short))
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if (found := state_dict.get(f"{prefix}table")) is not None:
+            self.table = self.table.new_empty(found.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def count(self, token_ids: Sequence[Sequence[int]]) -> csr_matrix:
         """:func:`count_tokens`, as wide as the vocabulary."""
@@ -116,8 +128,9 @@ class FrequencySelector(TableSelector):
 class TfidfSelector(TableSelector):
     """TF-IDF within each text: how often the token occurs there, times how rare it is elsewhere.
 
-    idf = ln((1 + texts) / (1 + texts with the token)) + 1, as in scikit-learn. Every occurrence
-    of a token has the same score; the first ones win a tie.
+    idf = ln((1 + texts) / (1 + texts with the token)) + 1, as in scikit-learn: a type of the vocabulary
+    that no training text has is the rarest of all. Every occurrence of a token has the same score; the
+    first ones win a tie.
     """
 
     name: ClassVar[str] = "tfidf"

@@ -130,7 +130,7 @@ class GateSelector(Selector):
         if not drawn:
             raise ValueError(f"the {self.name} selector learns from texts: give at least one with a token")
         every = torch.cat([targets[i].float() for i in drawn])
-        mean, spread = every.mean(), every.std().clamp(min=1e-12)
+        mean, spread = every.mean(), every.std(correction=min(1, len(every) - 1)).clamp(min=1e-12)
         optimiser = torch.optim.Adam(self.net.parameters(), lr=learning_rate)
         error = 1.0
         for _ in range(epochs):
@@ -149,6 +149,7 @@ class GateSelector(Selector):
                 wrong += float(loss.detach()) * len(wanted)
                 total += len(wanted)
             error = wrong / total
+        optimiser.zero_grad()
         return 1.0 - error
 
     def options(self) -> dict[str, Any]:
@@ -184,6 +185,9 @@ class HistorySelector(GateSelector):
     Args:
         prior: how many contributions weigh as much as the gate.
         hidden, context: of the gate.
+
+    Attributes:
+        loss_scale: by how much the loss is multiplied before the backward pass, as float16 needs it.
     """
 
     name: ClassVar[str] = "history"
@@ -204,6 +208,8 @@ class HistorySelector(GateSelector):
         if prior <= 0:
             raise ValueError(f"prior must be above 0, got {prior}")
         self.prior = prior
+        self.loss_scale = 1.0
+        self._new: Tensor | None = None
 
     def attach(self, embedding: nn.Embedding) -> GateSelector:
         super().attach(embedding)
@@ -225,11 +231,33 @@ class HistorySelector(GateSelector):
 
     @torch.no_grad()
     def observe(self, input_ids: Tensor, contributions: Tensor) -> None:
-        """Remember contributions, (tokens,) float, of tokens ``input_ids``, (tokens,) int64."""
+        """Remember contributions, (tokens,) float, of tokens ``input_ids``, (tokens,) int64.
+
+        In one of several processes they wait for :meth:`settle`.
+        """
+        if self._new is None:
+            self._new = torch.zeros(2, len(self.count), device=self.count.device)
         good = contributions.isfinite()
-        ids, values = input_ids[good], contributions[good].float()
-        self.count.index_add_(0, ids, torch.ones_like(values))
-        self.total.index_add_(0, ids, values)
+        ids, values = input_ids[good], contributions[good].float() / self.loss_scale
+        self._new[0].index_add_(0, ids, torch.ones_like(values))
+        self._new[1].index_add_(0, ids, values)
+        if not _together():
+            self.settle()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Add up what all processes have observed; after each step, in each of them."""
+        if self._new is not None:
+            if _together():
+                torch.distributed.all_reduce(self._new)
+            self.count += self._new[0]
+            self.total += self._new[1]
+            self._new = None
 
     def options(self) -> dict[str, Any]:
         return {"prior": self.prior} | super().options()
+
+
+def _together() -> bool:
+    """Is this one of several processes?"""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -21,7 +21,7 @@ class FirstSelector(Selector):
     rule: ClassVar[str] = "first k"
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return -_position(input_ids).float()
+        return -token_positions(attention_mask).float()
 
 
 @register
@@ -37,7 +37,7 @@ class HeadTailSelector(Selector):
     rule: ClassVar[str] = "head + tail"
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        head = _position(input_ids)
+        head = token_positions(attention_mask)
         tail = attention_mask.sum(-1, keepdim=True) - 1 - head
         return -torch.minimum(4 * head, tail + tail.div(3, rounding_mode="floor") + 1).float()
 
@@ -53,11 +53,12 @@ class RandomSelector(Selector):
     rule: ClassVar[str] = "random k"
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        position = _position(input_ids)
+        position = token_positions(attention_mask)
         text = (input_ids * attention_mask * (2 * position + 1)).sum(-1, keepdim=True)
         mixed = mix(mix(text + mix(torch.full_like(text, self.seed))) + position)
         return mixed.bitwise_and((1 << 24) - 1).float()  # 24 bits: exact in float32
 
 
-def _position(input_ids: Tensor) -> Tensor:
-    return torch.arange(input_ids.shape[-1], device=input_ids.device).expand_as(input_ids)
+def token_positions(attention_mask: Tensor) -> Tensor:
+    """(batch, length) int64: which token of its text each is, from 0, on whatever side padding stands."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)

@@ -27,7 +27,7 @@ __all__ = [
     "FinetuneResult", "Settings", "evaluate", "finetune", "load_model", "predict", "tokenize",
 ]  # fmt: skip
 
-_SETTINGS, _RESULT = "topk_settings.json", "topk_result.json"
+_SETTINGS, _DATA, _RESULT = "topk_settings.json", "topk_data.json", "topk_result.json"
 
 
 @dataclass(frozen=True)
@@ -117,18 +117,13 @@ def finetune(
             - ``evaluate_on``: "test", or "dev" to choose settings.
 
     Raises:
-        ValueError: a setting is out of its range, or ``output`` holds a run with other settings.
+        ValueError: a setting is out of its range, or ``output`` holds a run with other settings or reviews.
         TypeError: an unknown option.
     """
     settings = _settings(options)
     folder = Path(output)
-    done = _check_folder(folder, settings)
-    if done is not None:
-        return done
+    _check_settings(folder, settings)
     main = int(os.environ.get("RANK", "0")) == 0
-    if main:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _SETTINGS).write_text(json.dumps(asdict(settings), indent=2) + "\n")
     train, held_out = train_and_eval(
         source,
         evaluate_on=settings.evaluate_on,
@@ -144,6 +139,9 @@ def finetune(
         "train_fingerprint": fingerprint(train),
         "eval_fingerprint": fingerprint(held_out),
     }
+    done = _done(folder, data)
+    if done is not None:
+        return done
 
     set_seed(settings.seed)  # the classification head is drawn here
     model, tokenizer = TopKForSequenceClassification.from_encoder(
@@ -159,6 +157,10 @@ def finetune(
         final_temperature=settings.final_temperature,
         keep_after=_keep_after(settings.keep_after),
     )
+    if main:  # not before all that can be refused was refused
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / _SETTINGS, asdict(settings))
+        _write(folder / _DATA, data)
 
     clock = _Clock()
     ids, labels = tokenize(tokenizer, train["text"], settings.max_length), list(train["label"])
@@ -190,7 +192,9 @@ def finetune(
         predictions,
     )
     if trainer.is_world_process_zero():
-        _write_result(result)
+        fields = asdict(result)
+        fields.pop("folder")
+        _write(folder / _RESULT, fields)
     return result
 
 
@@ -306,16 +310,20 @@ def _fit(selector: Selector, ids: list[list[int]], labels: list[int], settings: 
         return
     assert isinstance(selector, GateSelector)
     teacher, *_ = load_model(settings.teacher)
-    some = ids[: selector.TEXTS]
+    order = list(range(len(ids)))
+    if settings.n_train is None:  # a whole split may be sorted by label; drawn reviews are in random order
+        generator = torch.Generator().manual_seed(settings.seed)
+        order = torch.randperm(len(ids), generator=generator).tolist()
+    some = [ids[i] for i in order[: selector.TEXTS]]
     moved = attributions(teacher, some)
     # Attributions spread over orders of magnitude; their logarithms are nearly normal.
     selector.teach(some, [x.clamp(min=1e-4).log() for x in moved])
 
 
-def _check_folder(folder: Path, settings: Settings) -> FinetuneResult | None:
-    """Refuse a folder with another run in it; return the result where this one is complete."""
+def _check_settings(folder: Path, settings: Settings) -> None:
+    """Refuse a folder that holds a run with other settings."""
     if not (folder / _SETTINGS).is_file():
-        return None
+        return
     before = asdict(Settings(**json.loads((folder / _SETTINGS).read_text())))
     now = asdict(settings)
     changed = [f"{key}: {before.get(key)!r} -> {now[key]!r}" for key in now if before.get(key) != now[key]]
@@ -324,16 +332,27 @@ def _check_folder(folder: Path, settings: Settings) -> FinetuneResult | None:
             f"{folder} holds a run with other settings ({'; '.join(changed)}): "
             "choose another output folder, or delete this one"
         )
+
+
+def _done(folder: Path, data: dict[str, Any]) -> FinetuneResult | None:
+    """Refuse a folder whose run began with other reviews; return the result where it is complete."""
+    if (folder / _DATA).is_file():
+        before = json.loads((folder / _DATA).read_text())
+        if before != data:
+            raise ValueError(
+                f"{folder} holds a run on other reviews (from {before['source']}, now {data['source']}): "
+                "choose another output folder, or delete this one"
+            )
     if not (folder / _RESULT).is_file():
         return None
     return FinetuneResult(folder, **json.loads((folder / _RESULT).read_text()))
 
 
-def _write_result(result: FinetuneResult) -> None:
-    fields = asdict(result)
-    folder = fields.pop("folder")
-    (folder / (_RESULT + ".tmp")).write_text(json.dumps(fields) + "\n")
-    (folder / (_RESULT + ".tmp")).replace(folder / _RESULT)
+def _write(path: Path, fields: dict[str, Any]) -> None:
+    """All of it or nothing, so that a broken-off run leaves no half file."""
+    half = path.with_suffix(".tmp")
+    half.write_text(json.dumps(fields, indent=2) + "\n")
+    half.replace(path)
 
 
 def _last_checkpoint(folder: Path) -> str | None:

@@ -34,7 +34,7 @@ FULL = 512  # what the encoder can read at most
 SMALL = 4000  # training reviews where a CPU does all the work,
 SMALL_TEST = 10_000  # and test reviews
 _RATE = 1e-4  # chosen on the held-out part of the training split: results/imdb_dev
-_TEACHER = ("linear", 128)
+_TEACHER = "linear-k128"
 
 _PRAISE = "best brilliant excellent masterpiece wonderful superb perfect amazing genius great fantastic"
 _BLAME = "worst awful terrible horrible boring stupid waste dull ridiculous poor lame"
@@ -64,7 +64,7 @@ def runs(n_train: int, *, gpu: bool) -> Iterator[Run]:
         if n_train <= SMALL:
             options["n_eval"] = SMALL_TEST
         if selector == "distilled" or tag == "-taught":
-            options["teacher"] = "-k".join(map(str, _TEACHER))
+            options["teacher"] = _TEACHER
         return Run(experiment, f"{selector}-k{k}{tag}-s{seed}", options | more)
 
     seeds = range(3) if gpu else range(1)
@@ -79,7 +79,7 @@ def runs(n_train: int, *, gpu: bool) -> Iterator[Run]:
         yield one("gate", 64, seed, "-original", positions="original")
         yield one("linear", 128, seed, "-share25", share=0.25)
         yield one("gate", 64, seed, "-batch", spend="batch")
-        yield from (one("gate", k, seed, "-taught") for k in (16, 64))
+        yield from (one("gate", k, seed, "-taught") for k in (64, 32, 16))
         yield one("gate", 64, seed, "-hot", start_temperature=1.0, final_temperature=0.1)
         yield one("first", 128, seed, "-inside", keep_after="1:64,3:32")
     if gpu:
@@ -90,6 +90,8 @@ def runs(n_train: int, *, gpu: bool) -> Iterator[Run]:
         for k, selectors in ((16, SELECTORS[:2]), (64, SELECTORS)):  # few tokens cost little
             for seed in (1, 2):
                 yield from (one(selector, k, seed) for selector in selectors)
+                if k == 64:
+                    yield one("gate", k, seed, "-taught")
 
 
 def run(*, only: str = "", list_only: bool = False, n_train: int | None = None) -> list[str]:
@@ -139,7 +141,7 @@ def make(one: Run) -> Path:
     options = dict(one.options)
     if "teacher" in options:
         options["teacher"] = str(_teacher(options["n_train"], options["seed"]))
-    folder = Path("runs") / one.experiment / one.name
+    folder = _folder(one)
     result = finetune(folder, quiet=True, **options)
     test = load_reviews(split="test", n=options.get("n_eval"), quiet=True)
     right = np.asarray(result.predictions) == np.asarray(test["label"])
@@ -334,12 +336,15 @@ def _rate(texts: int, seconds: Sequence[float]) -> dict[str, float]:
 
 
 def _teacher(n_train: int, seed: int) -> Path:
-    """The model that the distilled gate learns from; trained once."""
-    selector, k = _TEACHER
-    folder = Path("runs") / "teacher" / f"{selector}-k{k}-n{n_train}-s{seed}"
-    finetune(folder, selector=selector, k=k, n_train=n_train, n_eval=1000, evaluate_on="dev", seed=seed,
-             learning_rate=_RATE, quiet=True)  # fmt: skip
-    return folder
+    """The run that gates learn from: trained on their own reviews, so that they hear of no other label."""
+    name = f"{_TEACHER}-s{seed}"
+    (teacher,) = (one for one in runs(n_train, gpu=True) if one.name == name)
+    finetune(_folder(teacher), quiet=True, **teacher.options)  # nothing, where that run was made
+    return _folder(teacher)
+
+
+def _folder(one: Run) -> Path:
+    return Path("runs") / one.experiment / one.name
 
 
 def _packed(wrong: np.ndarray) -> str:

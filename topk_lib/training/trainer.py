@@ -11,6 +11,8 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from topk_lib.selectors.gate import HistorySelector
+
 __all__ = ["logits_of", "make_trainer"]
 
 
@@ -67,6 +69,7 @@ def make_trainer(
         report_to="none",
         disable_tqdm=quiet,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun; else a batch would grow
     learned = train_set is not None and getattr(model, "selector", None) and model.selector.trainable
     trainer = Trainer(
         model=model,
@@ -77,6 +80,8 @@ def make_trainer(
         callbacks=[_Anneal()] if learned else None,
         optimizers=(_optimiser(model, settings), None) if learned else (None, None),
     )
+    if learned and isinstance(model.selector, HistorySelector):
+        trainer.add_callback(_Remember(model.selector, trainer.accelerator))
     if quiet:
         trainer.remove_callback(PrinterCallback)
     return trainer
@@ -87,6 +92,20 @@ class _Anneal(TrainerCallback):  # type: ignore[misc]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         getattr(model, "module", model).anneal(min(1.0, state.global_step / max(1, state.max_steps)))
+
+
+class _Remember(TrainerCallback):  # type: ignore[misc]
+    """Tells a history how its losses are scaled, and lets the processes share what they saw."""
+
+    def __init__(self, history: HistorySelector, accelerator: Any) -> None:
+        self.history, self.accelerator = history, accelerator
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        scaler = self.accelerator.scaler  # of float16
+        self.history.loss_scale = scaler.get_scale() if scaler is not None else 1.0
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.history.settle()
 
 
 def _optimiser(model: Any, settings: Any) -> torch.optim.Optimizer:
