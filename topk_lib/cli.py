@@ -70,7 +70,7 @@ def finetune(
     final_temperature: Annotated[float, typer.Option(help="It cools down to this.")] = 0.03,
     teacher: Annotated[
         str | None,
-        typer.Option(help="Folder of a fine-tuned model that teaches a gate; needed by distilled."),
+        typer.Option(help="For taught and distilled: the folder of a fine-tuned model."),
     ] = None,
     keep_after: Annotated[
         str | None, typer.Option(help='Drop tokens inside the encoder: "2:48,4:16" is layer:tokens.')

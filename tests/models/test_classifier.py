@@ -36,7 +36,7 @@ STEPS = 200
 def built(folder: Path, selector: str = "first", k: int = 8, **options: Any) -> tuple[Any, Any]:
     model, tokenizer = TopKForSequenceClassification.from_encoder(folder, selector, k, **options)
     ids = tokenizer(TEXTS)["input_ids"]
-    if selector == "distilled":
+    if selector in ("taught", "distilled"):
         model.selector.teach(ids, [torch.arange(len(i)).float() for i in ids], epochs=1)  # type: ignore[operator]
     else:
         model.selector.fit(ids, LABELS)

@@ -23,6 +23,7 @@ from topk_lib.selectors import (
     GateSelector,
     HistorySelector,
     Selector,
+    TaughtSelector,
     ids_to_batch,
     make_selector,
     select_tokens,
@@ -62,7 +63,7 @@ def built(name: str, **options: Any) -> Selector:
 def selector(request: pytest.FixtureRequest) -> Selector:
     """Each selector, ready to score."""
     one = built(request.param)
-    if isinstance(one, DistilledSelector):
+    if isinstance(one, TaughtSelector):
         one.teach(TEXTS, [torch.arange(len(text)).float() for text in TEXTS], epochs=1)
     else:
         one.fit(TEXTS, LABELS)
@@ -296,10 +297,10 @@ def test_nothing_to_count(name: str) -> None:
         built(name).fit([[], []], [0, 1])
 
 
-@pytest.mark.parametrize("name", ["embedding", "gate", "history", "distilled"])
+@pytest.mark.parametrize("name", ["embedding", "gate", "history", "taught", "distilled"])
 def test_embeddings_are_needed(name: str) -> None:
     selector = make_selector(name, vocabulary=VOCABULARY)
-    learn: Callable[..., object] = selector.teach if isinstance(selector, DistilledSelector) else selector.fit
+    learn: Callable[..., object] = selector.teach if isinstance(selector, TaughtSelector) else selector.fit
     with pytest.raises(RuntimeError, match=rf"the {name} selector reads token embeddings: call attach\("):
         learn(TEXTS, LABELS)
 

@@ -90,7 +90,7 @@ def test_a_teacher_has_read_no_review_that_its_student_has_not(
         return FinetuneResult(folder, {"accuracy": 1.0}, options, {"n_eval": 1}, {"fit": 1.0}, labels)
 
     monkeypatch.setattr(study, "finetune", pretend)
-    for name in ("distilled-k64-s1", "gate-k64-taught-s2"):
+    for name in ("distilled-k64-s1", "taught-k64-s2"):
         asked.clear()
         assert study.run(only=name, n_train=4000) == []
         (folder, teacher), (_, student) = asked
@@ -148,6 +148,6 @@ def test_training_throughput_for_real(results: Path) -> None:
 
 def test_fitting_for_real(results: Path) -> None:
     metrics = json.loads(study.fitting(n_train=40).read_text())["metrics"]
-    assert set(metrics) == set(study.SELECTORS) - {"distilled"}
+    assert set(metrics) == set(study.SELECTORS) - {"taught", "distilled"}
     for one in metrics.values():
         assert 0 < one["fastest"] <= one["seconds"] <= one["slowest"]

@@ -29,7 +29,7 @@ __all__ = ["CLAIMS", "HARD", "SOFT", "UNLABELLED", "Claim", "Finding", "judge", 
 UNLABELLED = ("tfidf", "tfidf_corpus", "frequency")
 """Rules that count, and never see a label."""
 HARD = ("linear", "chi2", "mutual_information", "embedding", *UNLABELLED, "head_tail", "first", "random")
-SOFT = ("gate", "history", "distilled")
+SOFT = ("gate", "history", "taught", "distilled")
 
 _POINT = 0.01
 _SMALL = 0.1  # of a cost that hardly matters

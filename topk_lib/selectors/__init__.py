@@ -20,7 +20,7 @@ from topk_lib.selectors.corpus import (
     TfidfSelector,
 )
 from topk_lib.selectors.embedding import EmbeddingSelector
-from topk_lib.selectors.gate import DistilledSelector, GateSelector, HistorySelector
+from topk_lib.selectors.gate import DistilledSelector, GateSelector, HistorySelector, TaughtSelector
 from topk_lib.selectors.position import FirstSelector, HeadTailSelector, RandomSelector
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "MutualInformationSelector",
     "RandomSelector",
     "Selector",
+    "TaughtSelector",
     "TfidfSelector",
     "choose",
     "ids_to_batch",

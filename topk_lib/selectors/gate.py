@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from topk_lib.selectors.base import Selector, ids_to_batch, register
 from topk_lib.selectors.corpus import LinearSelector
 
-__all__ = ["DistilledSelector", "GateSelector", "HistorySelector"]
+__all__ = ["DistilledSelector", "GateSelector", "HistorySelector", "TaughtSelector"]
 
 
 @register
@@ -24,8 +24,7 @@ class GateSelector(Selector):
     :func:`~topk_lib.ops.soft_topk` (straight-through), so that the encoder reads k tokens and
     no more; see :class:`~topk_lib.models.TopKForSequenceClassification`.
 
-    ``fit`` gives the gate a start: it learns to rank tokens as the linear selector does; ``teach`` gives it
-    another, such as a trained model's :func:`~topk_lib.training.attributions`.
+    ``fit`` gives the gate a start: it learns to rank tokens as the linear selector does.
 
     Args:
         hidden: width of the hidden layer; 0 for none.
@@ -157,19 +156,32 @@ class GateSelector(Selector):
 
 
 @register
-class DistilledSelector(GateSelector):
-    """A gate that learns token labels from a teacher, and is then kept as it is.
+class TaughtSelector(GateSelector):
+    """A gate that starts from a teacher's token labels, and is then trained end to end.
 
-    The labels are attributions: how much each token moved the teacher's answer, see
-    :func:`~topk_lib.training.attributions`. Nothing flows back from the encoder.
+    The labels are attributions: how much each token moved the answer of a model that has been trained,
+    see :func:`~topk_lib.training.attributions`.
+    """
+
+    name: ClassVar[str] = "taught"
+    rule: ClassVar[str] = "taught gate"
+
+    def fit(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> Selector:
+        raise ValueError(
+            f"the {self.name} selector learns from a teacher: call teach(token_ids, attributions)"
+        )
+
+
+@register
+class DistilledSelector(TaughtSelector):
+    """A gate that learns a teacher's token labels, and is then kept as it is.
+
+    Nothing flows back from the encoder.
     """
 
     name: ClassVar[str] = "distilled"
     rule: ClassVar[str] = "distilled gate"
     trainable: ClassVar[bool] = False
-
-    def fit(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> Selector:
-        raise ValueError("the distilled selector learns from a teacher: call teach(token_ids, attributions)")
 
 
 @register

@@ -18,7 +18,7 @@ from transformers import set_seed
 
 from topk_lib.data import fingerprint, load_reviews, source_of, train_and_eval
 from topk_lib.models import DEFAULT_ENCODER, TopKForSequenceClassification, errors_only, load_encoder
-from topk_lib.selectors import DistilledSelector, GateSelector, Selector, make_selector
+from topk_lib.selectors import Selector, TaughtSelector, make_selector
 from topk_lib.training.attribution import attributions
 from topk_lib.training.metrics import classification_metrics
 from topk_lib.training.trainer import logits_of, make_trainer
@@ -101,8 +101,8 @@ def finetune(
             - ``selector``: one of :func:`~topk_lib.selectors.selector_names`;
               ``selector_learning_rate`` (peak), ``start_temperature`` and ``final_temperature`` (of its
               soft weights and noise) where it is trained along.
-            - ``teacher``: the folder of a model whose attributions a gate learns first; the distilled
-              selector must have one, the gate and the history may, in place of the linear weights.
+            - ``teacher``: for the taught and the distilled selector, the folder of a model to learn from;
+              train it on the same reviews.
             - ``k``: tokens the encoder reads of each review, [CLS] and [SEP] included; ``share``,
               ``spend`` and ``positions`` as in
               :meth:`~topk_lib.models.TopKForSequenceClassification.from_encoder`.
@@ -283,14 +283,14 @@ def _settings(options: dict[str, Any]) -> Settings:
     if settings.precision not in ("auto", "fp32", "bf16", "fp16"):
         raise ValueError(f"precision must be auto, fp32, bf16 or fp16, got {settings.precision!r}")
     selector = make_selector(settings.selector)
-    if isinstance(selector, DistilledSelector) and settings.teacher is None:
+    pupil = isinstance(selector, TaughtSelector)
+    if pupil and settings.teacher is None:
         raise ValueError(
-            "the distilled selector learns from a teacher: name the folder of a model with --teacher"
+            f"the {settings.selector} selector learns from a teacher: "
+            "name the folder of a model with --teacher"
         )
-    if settings.teacher is not None and not isinstance(selector, GateSelector):
-        raise ValueError(
-            f"only a gate learns from a teacher: choose distilled, gate or history, not {settings.selector}"
-        )
+    if settings.teacher is not None and not pupil:
+        raise ValueError(f"only taught and distilled have a teacher, not {settings.selector}")
     _keep_after(settings.keep_after)
     return settings
 
@@ -308,7 +308,7 @@ def _fit(selector: Selector, ids: list[list[int]], labels: list[int], settings: 
     if settings.teacher is None:
         selector.fit(ids, labels)
         return
-    assert isinstance(selector, GateSelector)
+    assert isinstance(selector, TaughtSelector)
     teacher, *_ = load_model(settings.teacher)
     order = list(range(len(ids)))
     if settings.n_train is None:  # a whole split may be sorted by label; drawn reviews are in random order
