@@ -253,7 +253,8 @@ def test_other_reviews_in_the_folder_are_refused(trained: Path, tmp_path: Path) 
 
 def test_what_is_refused_leaves_nothing_behind(tiny_encoder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    for wrong in ({"model": str(tmp_path / "typo")}, {"k": 9999}):
+    teacher = {"selector": "taught", "teacher": str(tmp_path / "typo")}
+    for wrong in ({"model": str(tmp_path / "typo")}, {"k": 9999}, teacher):
         with pytest.raises((OSError, ValueError)):
             finetune(folder, quiet=True, **OPTIONS | {"model": str(tiny_encoder)} | wrong)
     finetune(folder, quiet=True, **OPTIONS | {"model": str(tiny_encoder), "selector": "first"})

@@ -157,11 +157,6 @@ def finetune(
         final_temperature=settings.final_temperature,
         keep_after=_keep_after(settings.keep_after),
     )
-    if main:  # not before all that can be refused was refused
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / _SETTINGS, asdict(settings))
-        _write(folder / _DATA, data)
-
     clock = _Clock()
     ids, labels = tokenize(tokenizer, train["text"], settings.max_length), list(train["label"])
     _fit(model.selector, ids, labels, settings)
@@ -173,6 +168,10 @@ def finetune(
         }
     )
     clock.lap("fit")
+    if main:  # not before all that can be refused was refused
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / _SETTINGS, asdict(settings))
+        _write(folder / _DATA, data)
 
     trainer = make_trainer(model, tokenizer, settings, folder, quiet, train_set)
     with errors_only() if quiet else nullcontext():
