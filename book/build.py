@@ -14,12 +14,26 @@ from topk_lib.data import load_reviews, source_of
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "book" / "_build"
 
-# In place of jupyter-book's own, which lacks a doctype and a title.
-_INDEX = """<!DOCTYPE html>
+# jupyter-book's own index lacks a doctype and a title.
+_REDIRECT = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Choosing k</title>
-<meta http-equiv="refresh" content="0; url=book/intro.html"></head>
-<body><a href="book/intro.html">Choosing k</a></body></html>
+<meta http-equiv="refresh" content="0; url={to}"></head>
+<body><a href="{to}">Choosing k</a></body></html>
 """
+REDIRECTS = {
+    "index": "book/intro.html",
+    # addresses that pages had before
+    "notebooks/01_finetuning_imdb": "01_must_it_read_it_all.html",
+    "notebooks/02_four_ways": "10_five_ways.html",
+    "notebooks/03_hard_topk": "11_hard_topk.html",
+    "notebooks/04_soft_topk": "12_soft_topk.html",
+    "notebooks/05_mathematics": "13_mathematics.html",
+    "notebooks/06_gpu": "14_gpu.html",
+    "notebooks/07_hard_selection": "15_hard_selection.html",
+    "notebooks/08_soft_selection": "16_soft_selection.html",
+    "notebooks/09_vocabulary": "17_vocabulary.html",
+    "notebooks/10_how_few_tokens": "18_how_few_tokens.html",
+}
 
 
 def cache_key(source: str) -> str:
@@ -69,7 +83,8 @@ def main() -> int:
     if code:
         print("the book was not built: see the warnings above", file=sys.stderr)
         return code
-    (BUILD / "html" / "index.html").write_text(_INDEX, encoding="utf-8")
+    for old, new in REDIRECTS.items():
+        (BUILD / "html" / f"{old}.html").write_text(_REDIRECT.format(to=new), encoding="utf-8")
     print(f"the book, with outputs on {source}, 0 warnings: {BUILD / 'html' / 'index.html'}")
     return 0
 

@@ -15,6 +15,7 @@ from typing import Any
 import jupytext
 import nbformat
 import pybtex.database
+import yaml
 
 from topk_lib import records
 
@@ -117,13 +118,20 @@ def cited(keys: str, brackets: bool) -> str:
 
 
 @cache
+def chapters() -> list[str]:
+    """The numbered pages in their order; the book counts them, and not the numbers of the files."""
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))["parts"]
+    return [Path(page["file"]).name for part in parts if "numbered" in part for page in part["chapters"]]
+
+
+@cache
 def bibliography() -> Any:
     return pybtex.database.parse_file(ROOT / "book" / "references.bib").entries
 
 
 def twin(source: Path) -> str:
     notebook = jupytext.read(source)
-    page = Twin(source.read_text(encoding="utf-8"), int(source.name[:2]))
+    page = Twin(source.read_text(encoding="utf-8"), chapters().index(source.stem) + 1)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(install_cell()))
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:03d}"

@@ -1,7 +1,6 @@
 """Instant checks of exercises: each says what is right, or what is wrong and how to see it."""
 
-from topk_lib.checks.finetuning import check_f1, check_middle_scores, check_recall_accuracy
-from topk_lib.checks.four_ways import (
+from topk_lib.checks.five_ways import (
     check_cheaper,
     check_encoder_flops,
     check_expert_choice,
@@ -22,7 +21,7 @@ from topk_lib.checks.hard_topk import (
     check_rows_mask,
     check_tie_mask,
 )
-from topk_lib.checks.how_few import (
+from topk_lib.checks.how_few_tokens import (
     check_mcnemar,
     check_shared_level,
     check_smallest_k,
@@ -34,7 +33,8 @@ from topk_lib.checks.mathematics import (
     check_two_token_jacobian,
     check_weight_gradient,
 )
-from topk_lib.checks.soft import (
+from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.soft_topk import (
     check_clip_threshold,
     check_softmax_limit,
     check_straight_through,

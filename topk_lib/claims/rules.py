@@ -336,7 +336,7 @@ def _reaches(results: Results) -> Finding:
     return Finding(
         reached if every[best]["accuracy_high"] >= 0.963 else "fails",
         (
-            "no confusion matrix gives the table: {doc}`/notebooks/01_finetuning_imdb` tries them all",
+            "no confusion matrix gives the table: {ref}`ch-must-it-read-it-all` tries them all",
             f"the measured accuracy that reaches highest, `{best}`: {cite(best, 'metrics.accuracy .1%')}",
         ),
     )
