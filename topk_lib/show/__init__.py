@@ -4,6 +4,7 @@ from topk_lib.show.budget import CHOICES, SIZES, Cost, cost, cost_change, cost_o
 from topk_lib.show.explore import Explorer, explore
 from topk_lib.show.figures import accuracy_by_k, style, token_weights
 from topk_lib.show.hard import bits_deciding, counted_work
+from topk_lib.show.palette import DROPPED, KEPT, SOFT
 from topk_lib.show.relaxation import curves, jacobian, threshold_curve
 from topk_lib.show.roofline import CARDS, bytes_moved, share_of_bandwidth, time_limits
 from topk_lib.show.routing import routing_choices
@@ -13,7 +14,10 @@ from topk_lib.show.threshold import threshold_crossing
 __all__ = [
     "CARDS",
     "CHOICES",
+    "DROPPED",
+    "KEPT",
     "SIZES",
+    "SOFT",
     "Cost",
     "Explorer",
     "accuracy_by_k",

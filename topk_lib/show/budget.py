@@ -8,7 +8,8 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from topk_lib.show.figures import _COLOURS, style
+from topk_lib.show.figures import style
+from topk_lib.show.palette import CURVES
 
 __all__ = ["CHOICES", "SIZES", "Cost", "cost", "cost_change", "cost_of_choice"]
 
@@ -219,9 +220,9 @@ def cost_change(choice: str, budget: float, sizes: Mapping[str, int], *, n: int 
     figure.subplots_adjust(left=0.04, right=0.96, top=0.9, bottom=0.17)
     for y, (name, before, after, label) in enumerate(rows):
         ratio = after / before
-        colour = "#555555" if abs(ratio - 1) < 0.005 else _COLOURS[0] if ratio < 1 else _COLOURS[1]
+        colour = "#555555" if abs(ratio - 1) < 0.005 else CURVES[0] if ratio < 1 else CURVES[1]
         axes.plot([1, ratio], [y, y], color=colour, linewidth=7, solid_capstyle="butt")
-        axes.plot([ratio], [y], "<" if colour == _COLOURS[0] else ">" if colour == _COLOURS[1] else "o",
+        axes.plot([ratio], [y], "<" if colour == CURVES[0] else ">" if colour == CURVES[1] else "o",
                   color=colour, markersize=12)  # fmt: skip
         axes.text(1, y - 0.3, f"{name}: {label}", ha="center", fontsize=11)
     axes.axvline(1, color="#888888", linewidth=1, zorder=0)

@@ -8,11 +8,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-__all__ = ["accuracy_by_k", "style", "token_weights"]
+from topk_lib.show.palette import CURVES, KEPT, MARKERS, SOFT
 
-# Okabe and Ito (2008): told apart with any kind of colour vision.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_MARKERS = "osD^vP"
+__all__ = ["accuracy_by_k", "style", "token_weights"]
 
 
 def style() -> None:
@@ -61,7 +59,7 @@ def accuracy_by_k(
         label = name if here is None else f"{name}: {100 * here:.1f}"
         axes.errorbar(
             [p["k"] for p in points], middle, yerr=[low, high], label=label, capsize=3,
-            color=_COLOURS[i % 6], marker=_MARKERS[i % 6],
+            color=CURVES[i % 6], marker=MARKERS[i % 6],
         )  # fmt: skip
     for j, (name, value) in enumerate((lines or {}).items()):
         label = name if at is None else f"{name}: {100 * value:.1f}"
@@ -90,9 +88,9 @@ def token_weights(tokens: Sequence[str], weights: Sequence[float], chosen: Seque
     figure: Figure
     figure, axes = plt.subplots(figsize=(5.2, 0.4 * len(tokens) + 1.2))
     rows = range(len(tokens))
-    axes.barh(rows, weights, color=_COLOURS[0], height=0.7, label="soft weight")
+    axes.barh(rows, weights, color=SOFT, height=0.7, label="soft weight")
     hard = [row for row in rows if chosen[row]]
-    axes.plot([1.0] * len(hard), hard, "o", color=_COLOURS[1], label="hard choice", clip_on=False, zorder=3)
+    axes.plot([1.0] * len(hard), hard, "o", color=KEPT, label="hard choice", clip_on=False, zorder=3)
     axes.set_yticks(rows, tokens)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.02)

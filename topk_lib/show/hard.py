@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from topk_lib.show.figures import _COLOURS, _MARKERS, style
+from topk_lib.show.figures import style
+from topk_lib.show.palette import CURVES, DROPPED, KEPT, MARKERS
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -18,9 +19,9 @@ __all__ = ["bits_deciding", "counted_work"]
 
 # Cells of a row in each state, told apart by lightness and border too, on light and dark pages.
 _STATES = {
-    "chosen": "background:#006b4e;color:#fff;border:1px solid #006b4e;font-weight:600",
-    "open": "background:#ffe08a;color:#111;border:1px solid #8a6d00",
-    "out": "background:none;color:inherit;border:1px dotted #888",
+    "chosen": f"background:{KEPT};color:#fff;border:1px solid {KEPT};font-weight:600",
+    "open": "background:none;color:inherit;border:1px solid currentColor",
+    "out": f"background:none;color:inherit;border:1px dotted {DROPPED};opacity:.75",
 }
 _CELL = "text-align:center;font-family:monospace;padding:.2em .5em"
 _PLAIN = "background:none;color:inherit;border:0;padding:.15em .6em"
@@ -72,7 +73,7 @@ def bits_deciding(
 def _row(name: str, digits: str, fill: str, state: str, step: int) -> str:
     cells = []
     for bit, digit in enumerate(digits, 1):
-        edge = f";border-left:3px solid {_COLOURS[1]};border-right:3px solid {_COLOURS[1]}"
+        edge = f";border-left:3px solid {DROPPED};border-right:3px solid {DROPPED}"
         cells.append(f'<td style="{_CELL};{fill}{edge if bit == step else ""}">{digit}</td>')
     return (
         f'<tr style="background:none"><th scope="row" style="{_PLAIN};text-align:right">{escape(name)}</th>'
@@ -95,7 +96,7 @@ def counted_work(counts: Mapping[str, Mapping[int, int]], unit: str = "steps") -
         label = f"{name}: {points[most] / most:.1f} n"
         # Ever thinner, so that a line shows under one that hides it.
         axes.plot(
-            points.keys(), points.values(), color=_COLOURS[i % 6], marker=_MARKERS[i % 6], label=label,
+            points.keys(), points.values(), color=CURVES[i % 6], marker=MARKERS[i % 6], label=label,
             linewidth=max(6 - 1.4 * i, 1.5), markersize=max(12 - 2 * i, 5),
         )  # fmt: skip
     sizes = sorted({n for points in counts.values() for n in points})

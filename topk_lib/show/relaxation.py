@@ -11,7 +11,8 @@ from torch import Tensor
 
 from topk_lib.ops.hard import hard_topk
 from topk_lib.ops.soft import LINKS, soft_topk, soft_topk_threshold
-from topk_lib.show.figures import _COLOURS, style
+from topk_lib.show.figures import style
+from topk_lib.show.palette import CURVES, DROPPED, KEPT, SOFT
 
 __all__ = ["curves", "jacobian", "threshold_curve"]
 
@@ -55,7 +56,7 @@ def curves(
                 raise ValueError(f"{name} has {len(y)} points, x has {len(x)}")
             i = names.index(name)
             handles[name] = axes.plot(
-                x.tolist(), y.tolist(), color=_COLOURS[i % 6], linestyle=_DASHES[i % 4]
+                x.tolist(), y.tolist(), color=CURVES[i % 6], linestyle=_DASHES[i % 4]
             )[0]  # fmt: skip
         axes.set_ylabel(ylabel)
         if log_x:
@@ -100,11 +101,11 @@ def threshold_curve(
         2, sharex=True, figsize=(5.2, 5.4), gridspec_kw={"height_ratios": [3, 1.5]}
     )
     mask = hard_topk(scores, int(k)).mask.tolist() if float(k).is_integer() else [False] * len(scores)
-    top.plot(line, LINKS[link].value(z), color=_COLOURS[0], label=f"{link} link", zorder=1)
+    top.plot(line, LINKS[link].value(z), color=SOFT, label=f"{link} link", zorder=1)
     for chosen, marker, name in ((True, "o", "in the hard choice"), (False, "X", "not in it")):
         at = [i for i, m in enumerate(mask) if m is chosen]
         top.plot(
-            scores[at], weights[at], marker, color=_COLOURS[1 if chosen else 3], label=name, clip_on=False,
+            scores[at], weights[at], marker, color=KEPT if chosen else DROPPED, label=name, clip_on=False,
             zorder=3,
         )  # fmt: skip
     for word, s, w in zip(words or [], scores.tolist(), weights.tolist(), strict=False):
@@ -113,9 +114,9 @@ def threshold_curve(
     top.set_yticks([0, 0.25, 0.5, 0.75, 1])
     top.set_ylabel("weight")
     slope = LINKS[link].slope(z) / temperature
-    bottom.plot(line, slope, color=_COLOURS[2])
+    bottom.plot(line, slope, color=CURVES[2])
     here = LINKS[link].slope((scores - tau) / temperature) / temperature
-    bottom.plot(scores, here, "d", color=_COLOURS[2], clip_on=False)
+    bottom.plot(scores, here, "d", color=CURVES[2], clip_on=False)
     bottom.set_ylim(0, max(1.1, 1.1 * float(slope.max())))
     bottom.set_ylabel("slope")
     bottom.set_xlabel("score")

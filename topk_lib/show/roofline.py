@@ -8,7 +8,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from topk_lib.show.figures import _COLOURS, _MARKERS, style
+from topk_lib.show.figures import style
+from topk_lib.show.palette import CURVES, MARKERS
 
 __all__ = ["CARDS", "bytes_moved", "share_of_bandwidth", "time_limits"]
 
@@ -35,7 +36,7 @@ def time_limits(rows: int, n: int, k: int, reads: int) -> Figure:
     for i, (name, count) in enumerate((("read once", 1), (f"read {reads} times", reads))):
         times = [1e6 * bytes_moved(rows, n, k, count) / rate for rate in CARDS.values()]
         at = [y + (i - 0.5) * 0.38 for y in range(len(CARDS))]
-        bars = axes.barh(at, times, height=0.36, color=_COLOURS[i], label=name)
+        bars = axes.barh(at, times, height=0.36, color=CURVES[i], label=name)
         axes.bar_label(bars, [f"{t:,.0f}" if t >= 10 else f"{t:.1f}" for t in times], padding=3, fontsize=10)
     axes.set_yticks(range(len(CARDS)), list(CARDS))
     axes.invert_yaxis()
@@ -64,7 +65,7 @@ def share_of_bandwidth(shapes: Mapping[str, Mapping[str, Any]], names: Mapping[s
             if parts[2] == k and name in found["share"]:
                 points.append((int(parts[0]) * int(parts[1]), 100 * found["share"][name]))
         axes.plot(
-            [p[0] for p in sorted(points)], [p[1] for p in sorted(points)], _MARKERS[i], color=_COLOURS[i],
+            [p[0] for p in sorted(points)], [p[1] for p in sorted(points)], MARKERS[i], color=CURVES[i],
             label=label, alpha=0.8,
         )  # fmt: skip
     axes.axhline(100, color="#555555", linestyle="--", label="a plain copy")

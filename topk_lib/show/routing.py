@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from topk_lib.show.figures import style
+from topk_lib.show.palette import DROPPED, KEPT
 
 __all__ = ["routing_choices"]
 
@@ -17,7 +18,7 @@ def routing_choices(tokens: Sequence[str], scores: Tensor, by_token: Tensor, by_
     """Draw a (tokens, experts) matrix twice, once for each way to read it.
 
     A darker cell is a higher score, a dot a chosen cell; the number under a column is how many
-    tokens that expert takes, and a token that nobody takes is marked and named in orange.
+    tokens that expert takes, and a token that nobody takes has an exclamation mark and a grey name.
 
     Args:
         tokens: n labels.
@@ -41,15 +42,15 @@ def routing_choices(tokens: Sequence[str], scores: Tensor, by_token: Tensor, by_
     for axes, mask, title in zip(
         panels, (by_token, by_expert), ("token choice", "expert choice"), strict=True
     ):
-        axes.imshow(scores.numpy(), cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+        axes.imshow(scores.numpy(), cmap="Greys", vmin=0, vmax=2, aspect="auto")
         rows, columns = mask.nonzero(as_tuple=True)
-        axes.plot(columns, rows, "o", color="#1a1a1a", markersize=8)
+        axes.plot(columns, rows, "o", color=KEPT, markersize=8)
         alone = (~mask.any(-1)).tolist()
         labels = [f"! {token}" if out else token for token, out in zip(tokens, alone, strict=True)]
         axes.set_yticks(range(len(tokens)), labels)
         for label, out in zip(axes.get_yticklabels(), alone, strict=True):
             if out:
-                label.set(color="#A34700", fontweight="bold")
+                label.set(color=DROPPED, fontweight="bold")
         loads = mask.sum(0).tolist()
         axes.set_xticks(range(len(loads)), [f"{chr(65 + e)}\n{load}" for e, load in enumerate(loads)])
         axes.grid(False)

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from topk_lib.ops.soft import LINKS, soft_topk, soft_topk_threshold
-from topk_lib.show.figures import _COLOURS, style
+from topk_lib.show.figures import style
+from topk_lib.show.palette import DROPPED, KEPT, SOFT
 
 __all__ = ["threshold_crossing"]
 
@@ -49,19 +50,19 @@ def threshold_crossing(
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(5.2, 5.6), height_ratios=[3, 0.9 + 0.28 * len(tokens)]
     )
-    above.plot(taus.tolist(), sums.tolist(), color=_COLOURS[0])
-    above.plot(s.tolist(), [0] * len(s), "|", color="#333333", markersize=12, clip_on=False)
-    above.axhline(k, color=_COLOURS[1], linestyle="--")
+    above.plot(taus.tolist(), sums.tolist(), color=SOFT)
+    above.plot(s.tolist(), [0] * len(s), "|", color=DROPPED, markersize=12, clip_on=False)
+    above.axhline(k, color=KEPT, linestyle="--")
     if low <= tau <= high:
-        above.plot([tau, tau], [0, k], color=_COLOURS[1], linestyle=":")
-        above.plot([tau], [k], "o", color=_COLOURS[1], zorder=3)
+        above.plot([tau, tau], [0, k], color=KEPT, linestyle=":")
+        above.plot([tau], [k], "o", color=KEPT, zorder=3)
     above.set_title(f"k = {k:g} is reached at tau = {tau:.2f}", fontsize=12)
     above.set_xlim(low, high)
     above.set_ylim(0, len(tokens) + 0.1)
     above.set_xlabel("threshold tau (ticks: the scores)")
     above.set_ylabel("sum of weights")
     rows = range(len(tokens))
-    below.barh(rows, weights, color=_COLOURS[0], height=0.7)
+    below.barh(rows, weights, color=SOFT, height=0.7)
     for row, weight in enumerate(weights):
         inside = weight > 0.8
         below.text(
