@@ -121,6 +121,7 @@ def fill_in(app: Sphinx, config: Config) -> None:
         "colab_url": "https://colab.research.google.com",
         "binderhub_url": "https://mybinder.org",
     }
+    theme["logo"] = {"image_light": "mark.svg", "image_dark": "mark.svg", "text": "Choosing k"}
     theme["extra_footer"] = f"<p>{footer()}</p>"
 
 

@@ -5,6 +5,7 @@ from topk_lib.show.explore import Explorer, explore
 from topk_lib.show.figures import accuracy_by_k, style, token_weights
 from topk_lib.show.hard import bits_deciding, counted_work
 from topk_lib.show.palette import DROPPED, KEPT, SOFT
+from topk_lib.show.reading import reading
 from topk_lib.show.relaxation import curves, jacobian, threshold_curve
 from topk_lib.show.roofline import CARDS, bytes_moved, share_of_bandwidth, time_limits
 from topk_lib.show.routing import routing_choices
@@ -31,6 +32,7 @@ __all__ = [
     "explore",
     "jacobian",
     "kept_text",
+    "reading",
     "routing_choices",
     "share_of_bandwidth",
     "style",

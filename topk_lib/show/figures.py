@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from topk_lib.show.palette import CURVES, KEPT, MARKERS, SOFT
 
 __all__ = ["accuracy_by_k", "style", "token_weights"]
+
+
+_CHINESE = Path(__file__).parent / "static" / "noto-sans-sc.ttf"
+
+
+@cache
+def _chinese_font() -> str:
+    """The font with the course's Chinese terms, made known to matplotlib: its name."""
+    font_manager.fontManager.addfont(str(_CHINESE))
+    return font_manager.FontProperties(fname=str(_CHINESE)).get_name()
 
 
 def style() -> None:
@@ -20,6 +33,7 @@ def style() -> None:
             "figure.figsize": (5.2, 4.6),
             "figure.dpi": 110,
             "figure.constrained_layout.use": True,
+            "font.family": ["DejaVu Sans", _chinese_font()],
             "font.size": 12,
             "axes.grid": True,
             "axes.spines.top": False,

@@ -11,7 +11,7 @@ __all__ = ["CURVES", "DROPPED", "KEPT", "MARKERS", "SOFT"]
 # Told apart with any kind of colour vision, and text in them reads on white (contrast above 4.5).
 KEPT = "#3a62e6"
 """Blue: what a hard choice keeps."""
-SOFT = "#a85a00"
+SOFT = "#b45309"
 """Amber: a soft weight."""
 DROPPED = "#686f7c"
 """Grey: what is dropped."""
