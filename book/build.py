@@ -63,7 +63,9 @@ def keep_or_drop_cache(key: str) -> None:
 
 
 def main() -> int:
-    source = source_of(load_reviews(split="test"))
+    source = source_of(load_reviews(split="test", quiet=True))
+    if source == "the embedded corpus" and not os.environ.get("TOPK_IMDB"):
+        print("no IMDB reviews (TOPK_IMDB is not set, the hub does not answer): the embedded corpus is taken")
     # Every notebook takes what was found now, without asking the hub again.
     if source == "the embedded corpus":
         os.environ["TOPK_IMDB"] = "embedded"

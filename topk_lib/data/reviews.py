@@ -15,6 +15,8 @@ import datasets
 import numpy as np
 from datasets import Dataset, load_dataset
 
+from topk_lib.data.hub import asked_once
+
 __all__ = ["CORPUS_FILE", "fingerprint", "load_reviews", "source_of", "train_and_eval"]
 
 CORPUS_FILE = Path(__file__).parent / "corpus" / "reviews.jsonl"
@@ -156,7 +158,8 @@ def _load(source: str | Path | None, split: str) -> tuple[Dataset, str]:
 
 def _from_hub(split: str) -> Dataset:
     try:
-        return load_dataset(HUB_NAME, split=split)
+        with asked_once(HUB_NAME):
+            return load_dataset(HUB_NAME, split=split)
     except ValueError as error:
         if "split" in str(error):
             raise ValueError(f"the hub's {HUB_NAME} has no split {split!r}: {error}") from error
