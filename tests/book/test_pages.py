@@ -15,6 +15,8 @@ from playwright.sync_api import Browser, Error, Locator, Page, Request
 
 from topk_lib import records
 
+FIRST = "book/intro.html"
+
 # A page with its formulas takes seconds to draw. So each is opened once, with every check that
 # wants it so made on it in turn; what they found is told apart by the tests.
 Found = dict[str, list[str]]
@@ -269,6 +271,85 @@ def test_without_scripts_an_explorer_is_a_plain_picture(
     context.close()
 
 
+def test_the_first_page_marks_k_tokens(site: str, browser: Browser) -> None:
+    page = browser.new_page(reduced_motion="reduce")
+    page.goto(f"{site}/{FIRST}", wait_until="load")
+    slider, marks = page.locator(".topk-k input"), page.locator(".topk-words mark")
+    budgets = records.load("first_page", "review")["settings"]["budgets"]
+    text = page.locator(".topk-words").inner_text()
+    slider.focus()
+    sure = set()
+    for key, k in (("Home", 4), ("ArrowRight", budgets[1]), ("End", 256), ("ArrowLeft", budgets[-2])):
+        page.keyboard.press(key)
+        assert marks.count() == k
+        assert page.locator(".topk-at").inner_text() == page.locator(".topk-count").inner_text() == str(k)
+        assert (slider.get_attribute("aria-valuetext") or "").startswith(f"{k} of ")
+        sure.add(page.locator(".topk-sure").inner_text())
+    assert len(sure) > 1
+    kept = marks.all_inner_texts()
+    page.get_by_role("radio", checked=True).focus()
+    page.keyboard.press("ArrowRight")
+    assert marks.count() == budgets[-2]
+    assert marks.all_inner_texts() != kept
+    page.get_by_role("radio", name="first k").check(force=True)
+    slider.focus()
+    page.keyboard.press("Home")
+    assert marks.all_inner_texts() == ["I", "nearly", "left", "."]
+    assert page.locator(".topk-words").inner_text() == text
+    page.close()
+
+
+def test_from_a_disk_and_without_scripts_the_first_page_shows_its_review(
+    book: Path, browser: Browser
+) -> None:
+    for scripts in (True, False):
+        context = browser.new_context(java_script_enabled=scripts)
+        page = context.new_page()
+        page.goto((book / FIRST).as_uri(), wait_until="load")
+        assert page.locator(".topk-words mark").count() == 16
+        assert page.locator(".topk-reading .topk-controls").is_visible() is scripts
+        context.close()
+
+
+def test_the_first_page_leads_on(book: Path) -> None:
+    read, run = parsed(book, FIRST).select(".course-buttons a")
+    assert (read.get_text(), run.get_text()) == ("Read", "Run")
+    chapter = (book / FIRST).parent / str(read["href"]).split("#")[0]
+    assert chapter.resolve() == (book / "notebooks" / "01_must_it_read_it_all.html").resolve()
+    assert str(run["href"]).endswith("/blob/main/notebooks/01_must_it_read_it_all.ipynb")
+
+
+def test_every_page_has_a_mark_and_a_card(book: Path, pages: list[str]) -> None:
+    for name in pages:
+        page = parsed(book, name)
+        if not page.select("article") or name in ("genindex.html", "search.html"):
+            continue
+        (icon,) = page.select("link[rel=icon]")
+        assert (book / name).parent.joinpath(str(icon["href"]).split("?")[0]).is_file(), name
+        tags = {str(tag["property"]): str(tag["content"]) for tag in page.select("meta[property^='og:']")}
+        assert len(tags["og:title"]) > 3, name
+        assert len(tags["og:description"]) > 20, name
+        assert tags["og:url"].endswith(f"/{name}"), name
+        assert (book / "_static" / tags["og:image"].rpartition("/_static/")[2]).is_file(), name
+        assert page.select("meta[name='twitter:card']"), name
+    card = (book / "_static" / "card.png").read_bytes()
+    assert (int.from_bytes(card[16:20], "big"), int.from_bytes(card[20:24], "big")) == (1200, 630)
+    assert len(card) < 250_000
+
+
+def test_the_fonts_of_pages_load(book: Path, site: str, browser: Browser) -> None:
+    page = browser.new_page()
+    for address in (site, book.as_uri()):
+        page.goto(f"{address}/book/glossary.html", wait_until="load")
+        page.evaluate("document.fonts.ready")
+        loaded = page.evaluate(
+            "[...document.fonts].filter(f => f.status === 'loaded').map(f => f.family.replaceAll('\"', ''))"
+        )
+        assert {"Source Sans 3", "Source Serif 4", "Course Chinese"} <= set(loaded)
+        assert page.evaluate("document.fonts.check('1em \"Course Chinese\"', '词元')")
+    page.close()
+
+
 def parsed(book: Path, name: str) -> BeautifulSoup:
     return BeautifulSoup((book / name).read_text(encoding="utf-8"), "html.parser")
 
@@ -330,5 +411,5 @@ def test_search_finds_a_word(site: str, browser: Browser) -> None:
     page = browser.new_page()
     page.goto(f"{site}/search.html?q=precision", wait_until="load")
     page.locator("#search-results li a").first.wait_for(timeout=10_000)
-    assert page.locator("#search-results li a[href*='finetuning']").count() >= 1
+    assert page.locator("#search-results li a[href*='notebooks/']").count() >= 1
     page.close()

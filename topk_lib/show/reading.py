@@ -60,7 +60,7 @@ def reading(
     sure = positive[first][at]
     return HTML(
         f'<div class="topk-reading" data-n="{len(pieces)}"><div class="topk-controls" hidden>'
-        f'<label class="topk-k"><span><i>k</i> =</span><output>{k}</output><input type="range" min="0" '
+        f'<label class="topk-k"><span><i>k</i> =</span><b class="topk-at">{k}</b><input type="range" min="0" '
         f'max="{len(budgets) - 1}" value="{at}" aria-label="k, how many tokens are kept" '
         f'aria-valuetext="{k} of {len(pieces)} tokens"></label>'
         f"<fieldset><legend>kept by</legend>{choices}</fieldset></div>"

@@ -18,7 +18,7 @@
         words[i].textContent = word.textContent;
         word.replaceWith(words[i]);
       });
-      root.querySelector("output").textContent = root.querySelector(".topk-count").textContent = k;
+      root.querySelector(".topk-at").textContent = root.querySelector(".topk-count").textContent = k;
       slider.setAttribute("aria-valuetext", `${k} of ${root.dataset.n} tokens`);
       root.querySelector(".topk-sure").textContent = percent(sure);
       root.querySelector(".topk-scale i").style.setProperty("--sure", sure);
