@@ -18,7 +18,7 @@ def test_twin_runs(twin: Path) -> None:
     # A proxy where nothing listens: whatever asks for the network fails.
     nowhere = {f"{scheme}_PROXY": "http://127.0.0.1:9" for scheme in ("HTTP", "HTTPS", "http", "https")}
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "--nbmake", "--nbmake-timeout=90", str(twin)],
+        [sys.executable, "-m", "pytest", "--nbmake", "--nbmake-timeout=1200", str(twin)],
         cwd=ROOT,
         env=os.environ | nowhere | {"TOPK_IMDB": "embedded", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
