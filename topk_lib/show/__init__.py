@@ -4,6 +4,7 @@ from topk_lib.show.budget import CHOICES, SIZES, Cost, cost, cost_change, cost_o
 from topk_lib.show.explore import Explorer, explore
 from topk_lib.show.figures import accuracy_by_k, style, token_weights
 from topk_lib.show.hard import bits_deciding, counted_work
+from topk_lib.show.narrowing import narrowing
 from topk_lib.show.palette import DROPPED, KEPT, SOFT
 from topk_lib.show.reading import reading
 from topk_lib.show.relaxation import curves, jacobian, threshold_curve
@@ -32,6 +33,7 @@ __all__ = [
     "explore",
     "jacobian",
     "kept_text",
+    "narrowing",
     "reading",
     "routing_choices",
     "share_of_bandwidth",

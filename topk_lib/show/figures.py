@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ _CHINESE = Path(__file__).parent / "static" / "noto-sans-sc.ttf"
 @cache
 def _chinese_font() -> str:
     """The font with the course's Chinese terms, made known to matplotlib: its name."""
-    font_manager.fontManager.addfont(str(_CHINESE))
-    return font_manager.FontProperties(fname=str(_CHINESE)).get_name()
+    known = font_manager.fontManager
+    known.addfont(str(_CHINESE))
+    # It stands for its bold as well: matplotlib warns where a font of the list has none.
+    known.ttflist.append(replace(known.ttflist[-1], weight="bold"))
+    return known.ttflist[-1].name
 
 
 def style() -> None:
