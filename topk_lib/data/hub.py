@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import datasets
 import huggingface_hub
@@ -21,7 +22,7 @@ def asked_once(name: str) -> Iterator[None]:
     ``load_dataset`` alone would ask six times, waiting longer each time. What was downloaded before
     is still found in the cache.
     """
-    places = (datasets.config, huggingface_hub.constants)
+    places: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
     before = [place.HF_HUB_OFFLINE for place in places]
     if not any(before) and not _answers(name):
         for place in places:
