@@ -187,7 +187,7 @@ class Fitted:
         return {
             "opinion": float(opinion.mean()),
             "mean_weight": float(self.weight[ids].mean()),
-            "middle_types": float((have @ middle).mean()),
+            "middle_types": float((have @ middle.astype(float)).mean()),
             "distinct": float(have.sum() / len(ids)),
             "common": float(self.types["common"][ids].mean()),
             "rare": float(self.types["rare"][ids].mean()),
