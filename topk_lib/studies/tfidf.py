@@ -199,7 +199,8 @@ def _bag_answers(read: Texts, kept_read: np.ndarray, labels: np.ndarray, asked: 
     """(asked.n,) bool: logistic regression on the TF-IDF (its logarithm) of the tokens kept."""
     transform, reader = TfidfTransformer(sublinear_tf=True), LogisticRegression(max_iter=1000)
     reader.fit(transform.fit_transform(read.counts(width, kept_read)), labels)
-    return reader.predict(transform.transform(asked.counts(width, kept_asked))).astype(bool)
+    answers: np.ndarray = reader.predict(transform.transform(asked.counts(width, kept_asked))).astype(bool)
+    return answers
 
 
 def _encoder_answers(read: Texts, kept_read: np.ndarray, labels: np.ndarray, asked: Texts,
