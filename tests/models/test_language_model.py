@@ -106,7 +106,7 @@ def test_every_selector_before_it(
     selector: str, cut_language_model: Path, reviews: tuple[list[str], list[int]], tmp_path: Path
 ) -> None:
     """It reads k tokens and no more, answers as on those alone, learns, and is saved whole."""
-    model, tokenizer, (ids, mask) = built(cut_language_model, selector, reviews)
+    model, _, (ids, mask) = built(cut_language_model, selector, reviews)
     assert type(model.encoder).__name__ == "LlamaForSequenceClassification"
     with torch.inference_mode():
         output = model(ids, mask)
