@@ -18,6 +18,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
+from topk_lib.models import select_vocabulary
 from topk_lib.models.loading import encoder_path, errors_only, load_language_model
 
 torch.set_num_threads(2)
@@ -51,14 +52,15 @@ def language_model() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="session")
 def cut_language_model(language_model: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the embeddings and the first two of its thirty layers."""
+    """A folder with a sixth of its token types and the first two of its thirty layers."""
     folder = tmp_path_factory.mktemp("cut")
-    model, tokenizer = language_model
-    config = copy.deepcopy(model.config)
+    whole, tokenizer = language_model
+    config = copy.deepcopy(whole.config)
     config.num_hidden_layers = 2
     with errors_only():
-        cut = type(model)(config)
-        cut.load_state_dict(model.state_dict(), strict=False)
-        cut.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        model = type(whole)(config)
+        model.load_state_dict(whole.state_dict(), strict=False)
+        cut = select_vocabulary(model, tokenizer, -torch.arange(len(tokenizer)), 8192)  # ids go by frequency
+        cut.model.save_pretrained(folder)
+    cut.tokenizer.save_pretrained(folder)
     return folder
