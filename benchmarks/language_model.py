@@ -104,10 +104,10 @@ def zero_shot() -> dict[str, Any]:
 def vocabulary() -> dict[str, Any]:
     """The commonest types of the training reviews; the largest change where all types of a text are kept."""
     model, tokenizer = load_language_model()
-    ids = tokenizer(train_reviews()["text"])["input_ids"]
+    ids = tokenizer(list(train_reviews()["text"]))["input_ids"]
     counts, others = (
         torch.from_numpy(np.asarray(count_tokens(rows, len(tokenizer)).sum(axis=0)).ravel())
-        for rows in (ids, tokenizer(test_reviews()["text"])["input_ids"])
+        for rows in (ids, tokenizer(list(test_reviews()["text"]))["input_ids"])
     )
     result, seconds = timed(lambda: select_vocabulary(model, tokenizer, counts, SETTINGS["vocabulary"]))
     new = torch.full((len(tokenizer),), -1)
@@ -127,7 +127,7 @@ def _built(selector: str) -> tuple[Any, Any, list[list[int]], list[int]]:
     model, tokenizer = TopKForSequenceClassification.from_encoder(
         DEFAULT_LANGUAGE_MODEL, selector, SETTINGS["k"], seed=SETTINGS["seed"]
     )
-    return model, tokenizer, tokenizer(train["text"])["input_ids"], list(train["label"])
+    return model, tokenizer, tokenizer(list(train["text"]))["input_ids"], list(train["label"])
 
 
 def _fit(model: Any, ids: list[list[int]], labels: list[int]) -> None:

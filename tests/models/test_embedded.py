@@ -224,7 +224,7 @@ def test_names_that_lead_nowhere(tmp_path: Path, tiny_encoder: Path) -> None:
         load_language_model("no-such-model")
     with pytest.raises(OSError, match="could not load the folder"):
         load_language_model(tmp_path)
-    with pytest.raises(OSError, match=r"no weights for cls\.predictions.*it is no language model"):
+    with pytest.raises(OSError, match=r"it has no cls\.predictions.*so it is no language model"):
         load_language_model(tiny_encoder)
 
 

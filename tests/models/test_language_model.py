@@ -74,7 +74,7 @@ def test_a_part_of_its_vocabulary(
     assert (len(result.tokenizer), result.model.config.vocab_size) == (8192, 8192)
     assert result.before.parameters - result.after.parameters == (49_152 - 8192) * 576
     assert result.before.bytes - result.after.bytes == (49_152 - 8192) * 576 * 4
-    text = reviews[0][0][:200]
+    text = min(reviews[0], key=len)
     old = tokenizer(text, return_tensors="pt")["input_ids"]
     new = result.tokenizer(text, return_tensors="pt")["input_ids"]
     assert torch.equal(result.kept[new], old)
@@ -119,10 +119,13 @@ def test_every_selector_before_it(
     model.train()
     model(ids[:3], mask[:3], labels=torch.tensor([0, 1, 1])).loss.backward()
     assert model.get_input_embeddings().weight.grad.abs().sum() > 0
-    learned = [p.grad for p in model.selector.parameters() if p.requires_grad]
-    assert all(grad is not None and grad.isfinite().all() for grad in learned)
     if model.selector.trainable:
+        learned = [p.grad for p in model.selector.parameters()]
+        assert all(grad is not None and grad.isfinite().all() for grad in learned)
         assert any(grad.abs().sum() > 0 for grad in learned)
+        reading = model.select(ids[:3], mask[:3])  # all of a token's presence is the token
+        there = model.read(reading, presence=torch.ones(reading.input_ids.shape)).logits
+        torch.testing.assert_close(there, model.read(reading._replace(weights=None)).logits)
     model.eval().save_pretrained(tmp_path)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     with torch.inference_mode():
@@ -140,4 +143,6 @@ def test_as_onnx(cut_language_model: Path, reviews: tuple[list[str], list[int]],
         with torch.inference_mode():
             expected = model(ids[rows], mask[rows])
         np.testing.assert_array_equal(kept, expected.kept)
-        np.testing.assert_allclose(logits, expected.logits, atol=1e-4)
+        assert np.isfinite(logits).all()  # of the empty text too, which says nothing
+        told = mask[rows].any(-1).numpy()
+        np.testing.assert_allclose(logits[told], expected.logits[told], atol=1e-4)

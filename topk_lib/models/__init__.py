@@ -1,6 +1,7 @@
 """Models: loading encoders safely, and models that select."""
 
-from topk_lib.models.classifier import TopKConfig, TopKForSequenceClassification, TopKOutput
+from topk_lib.models.classifier import TopKForSequenceClassification, TopKOutput
+from topk_lib.models.config import TopKConfig, probabilities
 from topk_lib.models.export import export_onnx
 from topk_lib.models.loading import (
     DEFAULT_ENCODER,
@@ -25,6 +26,7 @@ __all__ = [
     "export_onnx",
     "load_encoder",
     "load_language_model",
+    "probabilities",
     "select_vocabulary",
     "sizes",
 ]
