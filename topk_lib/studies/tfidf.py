@@ -25,7 +25,7 @@ from topk_lib.data import fingerprint, load_reviews, source_of
 from topk_lib.models import load_encoder
 from topk_lib.selectors import ids_to_batch
 from topk_lib.studies.base import Made, Row, Run
-from topk_lib.training.finetune import tokenize
+from topk_lib.training import tokenize
 
 __all__ = ["VARIANTS", "Texts", "Variant", "kept", "runs"]
 
