@@ -7,6 +7,7 @@ from topk_lib.checks.five_ways import (
     check_left_out,
     check_sampling_probabilities,
 )
+from topk_lib.checks.finetuning import check_rate, check_step, check_steps, check_train
 from topk_lib.checks.gpu import check_bytes, check_limit, check_mask_kernel
 from topk_lib.checks.hard_selection import (
     check_chi_squared,
@@ -61,6 +62,7 @@ __all__ = [
     "check_mcnemar",
     "check_middle_scores",
     "check_never_nan",
+    "check_rate",
     "check_recall_accuracy",
     "check_rows_mask",
     "check_sampling_probabilities",
@@ -69,9 +71,12 @@ __all__ = [
     "check_soft_gradient",
     "check_softmax_limit",
     "check_staged_flops",
+    "check_step",
+    "check_steps",
     "check_straight_through",
     "check_threshold_search",
     "check_tie_mask",
+    "check_train",
     "check_two_token_jacobian",
     "check_weight_gradient",
 ]
