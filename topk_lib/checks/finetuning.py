@@ -57,10 +57,8 @@ def check_steps(steps: Callable[[int, int, int], int]) -> str:
             hint = " That is one epoch."
         elif got == n // size * epochs:
             hint = " The last, smaller batch of each epoch is a step too."
-        elif got in (n * epochs // size, math.ceil(n * epochs / size)):
+        elif got in (n * epochs // size, math.ceil(n * epochs / size), n * epochs / size):
             hint = " Each epoch has a last batch of its own: round up before you multiply."
-        elif got == n * epochs / size:
-            hint = " A step is a whole batch: round up, epoch by epoch."
         return f"Not yet: steps({n}, {size}, {epochs}) is {expected}, yours {got}.{hint}"
     return "Right."
 
