@@ -10,19 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from topk_lib.checks.base import check, check_of_optional, close, floats
+
 __all__ = ["check_rate", "check_step", "check_steps", "check_train"]
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 
 
+@check
 def check_step(step: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> str:
     """Check one step of gradient descent on the logistic loss: step(w, x, y, rate) to the new w (d,)."""
     w, rate = torch.tensor([0.5, -1.0]), 0.3
     x, y = torch.tensor([[1.0, 2.0], [-1.0, 0.5], [3.0, 1.0], [0.0, -2.0]]), torch.tensor([1.0, 0, 1, 1])
     given = w.clone()
     got = step(given, x, y, rate)
-    if not isinstance(got, Tensor):
-        return f"Not yet: return the new weights, a tensor of shape (2,); yours is {type(got).__name__}."
+    got = floats(got)
     if got.shape != w.shape:
         return f"Not yet: the new weights have the shape of w (2,), yours {tuple(got.shape)}."
     pull = (torch.sigmoid(x @ w) - y) @ x
@@ -45,6 +47,7 @@ def check_step(step: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> str:
     return f"Not yet: expected {expected}, yours {[round(v, 4) for v in got.tolist()]}."
 
 
+@check
 def check_steps(steps: Callable[[int, int, int], int]) -> str:
     """Check the number of steps: steps(n, batch_size, epochs)."""
     for n, size, epochs in ((100, 30, 3), (96, 32, 2), (5, 8, 4)):
@@ -63,6 +66,7 @@ def check_steps(steps: Callable[[int, int, int], int]) -> str:
     return "Right."
 
 
+@check
 def check_rate(rate: Callable[[int, int, int, float], float]) -> str:
     """Check a learning rate with linear warm-up and decay: rate(step, steps, warmup, peak)."""
     for step, expected, where in (
@@ -74,18 +78,19 @@ def check_rate(rate: Callable[[int, int, int, float], float]) -> str:
         (85, 0.15, "after the warm-up it falls in a straight line"),
     ):
         got = rate(step, 110, 10, 0.6)
-        if not isinstance(got, (int, float, Tensor)) or abs(float(got) - expected) > 1e-6:
+        if not close(got, expected):
             return f"Not yet: rate({step}, 110, 10, 0.6) is {expected:g}, yours {got}: {where}."
     for step, expected in ((0, 1.0), (2, 0.5)):
         try:
             got = rate(step, 4, 0, 1.0)
         except ZeroDivisionError:
             return "Almost: without warm-up (warmup = 0) it divides by zero; it starts at the peak."
-        if abs(float(got) - expected) > 1e-6:
+        if not close(got, expected):
             return f"Almost: without warm-up rate({step}, 4, 0, 1.0) is {expected:g}, yours {got}."
     return "Right."
 
 
+@check_of_optional
 def check_train(train: Callable[[nn.Module, Batches, float], object]) -> str:
     """Check a learner's training loop: train(model, batches, rate) changes the model."""
     generator = torch.Generator().manual_seed(0)

@@ -5,6 +5,7 @@ from topk_lib.show.explore import Explorer, explore
 from topk_lib.show.figures import accuracy_by_k, style, token_weights
 from topk_lib.show.hard import bits_deciding, counted_work
 from topk_lib.show.learning import learning
+from topk_lib.show.narrowing import narrowing
 from topk_lib.show.relaxation import curves, jacobian, threshold_curve
 from topk_lib.show.roofline import CARDS, bytes_moved, share_of_bandwidth, time_limits
 from topk_lib.show.routing import routing_choices
@@ -29,6 +30,7 @@ __all__ = [
     "jacobian",
     "kept_text",
     "learning",
+    "narrowing",
     "routing_choices",
     "share_of_bandwidth",
     "style",
