@@ -115,8 +115,11 @@ def glossary() -> list[str]:
 
 
 def bold_terms(chapter: str) -> list[str]:
-    """Bold phrases in running prose. No terms: what ends a sentence (questions, headings that run in, "Time:"),
-    list items that are labels ("**Parameters**:"), and cells of tables."""
+    """Bold phrases in running prose.
+
+    No terms are: what ends a sentence (questions, headings that run in, "Time:"), list items that are
+    labels ("**Parameters**:"), and cells of tables.
+    """
     for code in (r"^```.*?^```$", r"\$\$.*?\$\$|\$[^$]*\$", r"`[^`]*`"):
         chapter = re.sub(code, "", chapter, flags=re.DOTALL | re.MULTILINE)
     prose = [re.sub(r"^- \*\*[^*]+\*\*:", "", row) for row in chapter.splitlines() if not row.startswith("|")]
@@ -137,7 +140,7 @@ def test_every_bold_term_is_in_the_glossary() -> None:
         for term in bold_terms(path.read_text(encoding="utf-8")):
             name = term.casefold()
             assert name in known or name.removesuffix("s") in known, (
-                f"{path.name}: {term} is in bold but not in book/glossary.md; bold is for terms, use *italics*"
+                f"{path.name}: {term} is in bold but not in the glossary; bold is for terms alone"
             )
 
 

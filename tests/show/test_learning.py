@@ -22,7 +22,9 @@ def test_losses_their_means_and_the_coin() -> None:
 def test_held_out_texts_stand_in_the_row_of_their_label() -> None:
     figure = show.learning({"a": [0.8]}, 1, [0.9, 0.2, 0.6], [1, 0, 0])
     positive, negative, _ = figure.axes[1].lines
-    assert list(positive.get_xdata()) == [0.9] and list(negative.get_xdata()) == [0.2, 0.6]
-    assert all(y > 0.5 for y in positive.get_ydata()) and all(y < 0.5 for y in negative.get_ydata())
+    assert list(positive.get_xdata()) == [0.9]
+    assert list(negative.get_xdata()) == [0.2, 0.6]
+    assert all(y > 0.5 for y in positive.get_ydata())
+    assert all(y < 0.5 for y in negative.get_ydata())
     with pytest.raises(ValueError, match="2 shares for 1 labels"):
         show.learning({"a": [0.8]}, 1, [0.9, 0.2], [1])

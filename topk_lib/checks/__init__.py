@@ -1,5 +1,6 @@
 """Instant checks of exercises: each says what is right, or what is wrong and how to see it."""
 
+from topk_lib.checks.finetuning import check_rate, check_step, check_steps, check_train
 from topk_lib.checks.five_ways import (
     check_cheaper,
     check_encoder_flops,
@@ -7,7 +8,6 @@ from topk_lib.checks.five_ways import (
     check_left_out,
     check_sampling_probabilities,
 )
-from topk_lib.checks.finetuning import check_rate, check_step, check_steps, check_train
 from topk_lib.checks.gpu import check_bytes, check_limit, check_mask_kernel
 from topk_lib.checks.hard_selection import (
     check_chi_squared,

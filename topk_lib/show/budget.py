@@ -207,8 +207,13 @@ def cost_of_choice(
         return full, cost(kind, **sizes, n=short), f"k = {short:,} of {n:,} positions"
     if meaning == "routing":
         experts = round(1 / budget)
+        blocks = f"{experts} expert{'s' * (experts > 1)}"
         chosen = cost(kind, **sizes, n=n, experts=experts, k=short)
-        return full, chosen, f"{experts} expert{'s' * (experts > 1)}, each takes k = {short:,} of {n:,} tokens"
+        return (
+            full,
+            chosen,
+            f"{blocks}, each takes k = {short:,} of {n:,} tokens",
+        )
     if meaning == "attention":
         return full, cost(kind, **sizes, n=n, keys=short), f"each query reads k = {short:,} of {n:,} keys"
     return full, full, f"k = {vocab:,} of {sizes['vocab']:,} candidates"
