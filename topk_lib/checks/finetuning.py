@@ -133,7 +133,7 @@ def _trained(
 ) -> Tensor:
     model = copy.deepcopy(start)
     for x, y in batches:
-        F.cross_entropy(model(x), y, reduction=reduction).backward()
+        torch.autograd.backward(F.cross_entropy(model(x), y, reduction=reduction))
         _descend(model, rate)
         if forget:
             model.zero_grad()
@@ -143,7 +143,7 @@ def _trained(
 def _one_step(start: nn.Module, batches: Batches) -> Tensor:
     model = copy.deepcopy(start)
     for x, y in batches:
-        F.cross_entropy(model(x), y).backward()
+        torch.autograd.backward(F.cross_entropy(model(x), y))
     _descend(model, 0.5)
     return _flat(model.parameters())
 
@@ -151,7 +151,8 @@ def _one_step(start: nn.Module, batches: Batches) -> Tensor:
 def _descend(model: nn.Module, rate: float) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter -= rate * (parameter.grad if parameter.grad is not None else 0)
+            if parameter.grad is not None:
+                parameter.sub_(rate * parameter.grad)
 
 
 def _flat(parameters: Iterable[Tensor]) -> Tensor:
