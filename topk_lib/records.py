@@ -20,7 +20,17 @@ from typing import Any
 
 import torch
 
-__all__ = ["cite", "device_kind", "device_name", "load", "load_all", "path_of", "results_folder", "write"]
+__all__ = [
+    "cite",
+    "device_kind",
+    "device_name",
+    "load",
+    "load_all",
+    "path_of",
+    "peak_memory",
+    "results_folder",
+    "write",
+]
 
 _LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "triton")
 
@@ -94,7 +104,7 @@ def write(
         "commit": _commit(),
         "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "wall_seconds": round(seconds, 1),
-        "peak_memory_mib": _peak_memory(),
+        "peak_memory_mib": peak_memory(),
     }
     path = path_of(experiment, run)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,7 +184,8 @@ def _commit() -> str:
         return os.environ.get("TOPK_COMMIT", "unknown")
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+    """The most memory this process has held, in MiB; on a GPU, what PyTorch has held there."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated()) // 2**20
     scale = 2**20 if sys.platform == "darwin" else 2**10
