@@ -2,6 +2,7 @@
 
 from topk_lib.claims.compare import FULL, Paired, Record, Results, loss, paired
 from topk_lib.claims.rules import CLAIMS, HARD, SOFT, UNLABELLED, Claim, Finding, judge, markdown
+from topk_lib.claims.runs import runs
 
 __all__ = [
     "CLAIMS",
@@ -18,4 +19,5 @@ __all__ = [
     "loss",
     "markdown",
     "paired",
+    "runs",
 ]
