@@ -65,6 +65,14 @@ def test_there_are_eighteen() -> None:
         assert not claim.says.endswith("."), claim.name
 
 
+def test_plain_runs_become_rows() -> None:
+    named = study({"gate": 0.8}, k=16, seed=2) | {"gate-k64-batch-s0": record("gate-k64-batch-s0", 0.9)}
+    assert claims.runs(named) == [
+        {"run": "gate-k16-s2", "selector": "gate", "k": 16, "seed": 2, "accuracy": 0.8,
+         "accuracy_low": pytest.approx(0.78), "accuracy_high": pytest.approx(0.82)}
+    ]  # fmt: skip
+
+
 def test_pairs_by_hand() -> None:
     # 2,000 reviews; the first is right on 1,600, the second on 1,500 of them and 30 others
     first, second = record("a", 0.8), record("b", 0.765)
