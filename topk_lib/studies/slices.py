@@ -29,6 +29,8 @@ def base_rates(n_test: int = SMALL_TEST) -> Made:
     parts = {"all": np.ones(len(truth), dtype=bool), **slices(list(test["text"]), truth.tolist())}
     metrics = {}
     for name, inside in parts.items():
+        if not inside.any():
+            continue
         share = float(truth[inside].mean())
         label = "positive" if share > 0.5 else "negative"
         metrics[name] = {"n": int(inside.sum()), "label": label, "share": max(share, 1 - share)}
