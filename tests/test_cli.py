@@ -151,7 +151,7 @@ def test_export(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_study(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {}
+    seen: dict[str, Any] = {}
 
     def run(name: str, **options: Any) -> list[str]:
         seen.update(options, name=name)

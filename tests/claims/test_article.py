@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -143,7 +143,7 @@ def test_holds_only_at_some_k() -> None:
     assert answer("C11", runs) == "holds with a condition: at k = 32, not at k = 64"
 
 
-def seeds(accuracies: dict[str, Sequence[float]], **more: Any) -> dict[str, Any]:
+def seeds(accuracies: Mapping[str, Sequence[float]], **more: Any) -> dict[str, Any]:
     """Runs with the accuracies of each seed."""
     runs: dict[str, Any] = {}
     for name, each in accuracies.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
@@ -46,8 +47,12 @@ def test_a_run_becomes_a_record_that_says_how_to_repeat_it(results: Path) -> Non
 def test_only_what_lacks_a_record_is_made(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made: list[str] = []
 
+    def measure(name: str) -> Made:
+        made.append(name)
+        return Made({}, {}, {})
+
     def runs() -> ModuleType:
-        return study(*(Run("e", n, lambda n=n: made.append(n) or Made({}, {}, {})) for n in ("a", "b", "ab")))  # type: ignore[misc]
+        return study(*(Run("e", name, partial(measure, name)) for name in ("a", "b", "ab")))
 
     base.make_missing({"mine": runs()}, only="a")
     assert made == ["a", "ab"]
@@ -105,7 +110,7 @@ def test_rows_are_kept_for_the_same_call_only(tmp_path: Path) -> None:
 
 def test_calls_take_turns() -> None:
     order: list[str] = []
-    seconds = base.in_turns({name: lambda name=name: order.append(name) for name in "abc"}, rounds=4)  # type: ignore[misc]
+    seconds = base.in_turns({name: partial(order.append, name) for name in "abc"}, rounds=4)
     rounds = [order[i : i + 3] for i in range(0, 12, 3)]
     assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
     assert len({tuple(one) for one in rounds}) > 1

@@ -13,8 +13,7 @@ import numpy as np
 
 from topk_lib.data import load_reviews
 from topk_lib.studies.base import Made, Run, packed
-from topk_lib.training.finetune import finetune
-from topk_lib.training.metrics import accuracy_interval
+from topk_lib.training import accuracy_interval, finetune
 
 __all__ = [
     "FULL",

@@ -17,8 +17,7 @@ from topk_lib.models import load_encoder
 from topk_lib.selectors import LinearSelector, make_selector, select_tokens
 from topk_lib.selectors.corpus import count_tokens
 from topk_lib.studies.base import Made, Run
-from topk_lib.training import nb_svm, tfidf_logistic
-from topk_lib.training.finetune import finetune, tokenize
+from topk_lib.training import finetune, nb_svm, tfidf_logistic, tokenize
 
 __all__ = ["LEARNING_RATES", "RULES", "best_learning_rate", "runs"]
 

@@ -17,7 +17,7 @@ from topk_lib.models import TopKForSequenceClassification, load_encoder
 from topk_lib.selectors import ids_to_batch, make_selector
 from topk_lib.studies.base import Made, Run, in_turns, rate
 from topk_lib.studies.imdb import FULL, PUPILS, RATE, SELECTORS, SMALL
-from topk_lib.training.finetune import tokenize
+from topk_lib.training import tokenize
 
 __all__ = ["fitting", "inference", "runs", "training"]
 

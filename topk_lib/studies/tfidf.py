@@ -25,7 +25,7 @@ from topk_lib.data import fingerprint, load_reviews, source_of
 from topk_lib.models import load_encoder
 from topk_lib.selectors import ids_to_batch
 from topk_lib.studies.base import Made, Row, Run
-from topk_lib.training.finetune import tokenize
+from topk_lib.training import tokenize
 
 __all__ = ["VARIANTS", "Texts", "Variant", "kept", "runs"]
 
@@ -199,7 +199,8 @@ def _bag_answers(read: Texts, kept_read: np.ndarray, labels: np.ndarray, asked: 
     """(asked.n,) bool: logistic regression on the TF-IDF (its logarithm) of the tokens kept."""
     transform, reader = TfidfTransformer(sublinear_tf=True), LogisticRegression(max_iter=1000)
     reader.fit(transform.fit_transform(read.counts(width, kept_read)), labels)
-    return reader.predict(transform.transform(asked.counts(width, kept_asked))).astype(bool)
+    answers: np.ndarray = reader.predict(transform.transform(asked.counts(width, kept_asked))).astype(bool)
+    return answers
 
 
 def _encoder_answers(read: Texts, kept_read: np.ndarray, labels: np.ndarray, asked: Texts,

@@ -19,8 +19,7 @@ from topk_lib.models.vocabulary import select_vocabulary, sizes
 from topk_lib.selectors import ids_to_batch, make_selector
 from topk_lib.studies.base import Made, Row, Rows, Run, packed
 from topk_lib.studies.imdb import SMALL, teacher
-from topk_lib.training.finetune import load_model, tokenize
-from topk_lib.training.metrics import accuracy_interval
+from topk_lib.training import accuracy_interval, load_model, tokenize
 
 __all__ = ["runs", "vocabulary_study"]
 
