@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-__all__ = ["cite", "device_kind", "device_name", "load", "load_all", "path_of", "results_folder", "write"]
+__all__ = ["cite", "device_kind", "device_name", "load", "load_all", "load_results", "path_of", "peak_memory",
+           "results_folder", "write"]  # fmt: skip
 
 _LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "triton")
 
@@ -94,7 +95,7 @@ def write(
         "commit": _commit(),
         "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "wall_seconds": round(seconds, 1),
-        "peak_memory_mib": _peak_memory(),
+        "peak_memory_mib": peak_memory(),
     }
     path = path_of(experiment, run)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +130,12 @@ def load_all(experiment: str) -> dict[str, dict[str, Any]]:
     folder = results_folder() / experiment
     runs = sorted({path.name.rsplit(".", 2)[0] for path in folder.glob("*.json")})
     return {run: load(experiment, run) for run in runs}
+
+
+def load_results() -> dict[str, dict[str, dict[str, Any]]]:
+    """Read every record there is: from an experiment to its records by run."""
+    folders = sorted(path.name for path in results_folder().iterdir() if path.is_dir())
+    return {folder: load_all(folder) for folder in folders}
 
 
 def cite(expression: str) -> str:
@@ -174,7 +181,8 @@ def _commit() -> str:
         return os.environ.get("TOPK_COMMIT", "unknown")
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+    """The most memory this process has held, in MiB; on a GPU, what PyTorch has held there."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated()) // 2**20
     scale = 2**20 if sys.platform == "darwin" else 2**10
