@@ -27,8 +27,7 @@ from topk_lib.data import fingerprint, load_reviews, source_of
 from topk_lib.models import load_encoder
 from topk_lib.selectors import LinearSelector, make_selector, select_tokens
 from topk_lib.selectors.corpus import count_tokens
-from topk_lib.training import nb_svm, tfidf_logistic
-from topk_lib.training.finetune import tokenize
+from topk_lib.training import nb_svm, tfidf_logistic, tokenize
 
 RULES = ("linear", "first", "head_tail", "tfidf", "random")
 LEARNING_RATES = ("5e-5", "1e-4", "2e-4")

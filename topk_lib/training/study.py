@@ -21,7 +21,8 @@ from topk_lib import records
 from topk_lib.data import load_reviews, source_of
 from topk_lib.models import TopKForSequenceClassification, load_encoder
 from topk_lib.selectors import ids_to_batch, make_selector
-from topk_lib.training.finetune import finetune, tokenize
+from topk_lib.training.answer import tokenize
+from topk_lib.training.finetune import finetune
 from topk_lib.training.metrics import accuracy_interval
 
 __all__ = ["SELECTORS", "Run", "fitting", "inference", "run", "runs", "slices", "training"]

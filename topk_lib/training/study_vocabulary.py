@@ -19,7 +19,7 @@ from topk_lib.data import fingerprint, load_reviews, source_of, train_and_eval
 from topk_lib.models import TopKForSequenceClassification
 from topk_lib.models.vocabulary import select_vocabulary, sizes
 from topk_lib.selectors import ids_to_batch, make_selector
-from topk_lib.training.finetune import load_model, tokenize
+from topk_lib.training.answer import load_model, tokenize
 from topk_lib.training.metrics import accuracy_interval
 from topk_lib.training.study import SMALL, _packed, _teacher
 
