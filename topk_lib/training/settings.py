@@ -90,7 +90,7 @@ def checked_settings(options: dict[str, Any]) -> Settings:
 
 def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
     try:
-        number = operator.index(value)
+        number: int | None = operator.index(value)
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
