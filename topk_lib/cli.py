@@ -241,7 +241,7 @@ def explain(folder: Folder, texts: Texts = None) -> None:
         console = Console(highlight=False, markup=False, soft_wrap=True)
         for text in _lines(texts):
             found = training.explain(model, tokenizer, text, max_length=max_length)
-            answer = f"{found.label} {found.probability:.1%}, {found.read} of {found.tokens} tokens read"
+            answer = f"{found.answer}, {found.read} of {found.tokens} tokens read"
             if console.color_system is None:  # a terminal that cannot show styles is none either
                 print(answer, found.marked(), sep="\n", end="\n\n", flush=True)
                 continue

@@ -1,6 +1,7 @@
 """Models: loading encoders safely, and models that select."""
 
-from topk_lib.models.classifier import TopKConfig, TopKForSequenceClassification, TopKOutput
+from topk_lib.models.classifier import TopKForSequenceClassification, TopKOutput
+from topk_lib.models.config import TopKConfig, probabilities
 from topk_lib.models.export import export_onnx
 from topk_lib.models.loading import DEFAULT_ENCODER, errors_only, load_encoder
 from topk_lib.models.pruning import TokenPruner
@@ -17,6 +18,7 @@ __all__ = [
     "errors_only",
     "export_onnx",
     "load_encoder",
+    "probabilities",
     "select_vocabulary",
     "sizes",
 ]
