@@ -38,7 +38,7 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	@echo "== pytest"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 pdf: book
 	@echo "== printing the book with Chromium"

@@ -1,4 +1,8 @@
-"""Build the book: find the reviews, drop stale outputs, run jupyter-book, print the index page."""
+"""Build the book: find the reviews, drop stale outputs, run jupyter-book, print the index page.
+
+python book/build.py                build it
+python book/build.py --if-changed   only where something that a page is made of has changed since
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from topk_lib.data import load_reviews, source_of
 
@@ -44,10 +50,26 @@ def cache_key(source: str) -> str:
         *(ROOT / "topk_lib").rglob("*"),
         *(ROOT / "results").rglob("*.json"),
     ]
+    return _hashed(digest, files)
+
+
+def page_key(source: str) -> str:
+    """What the pages depend on."""
+    digest = hashlib.sha256(cache_key(source).encode())
+    files = [
+        *ROOT.glob("*.yml"),
+        ROOT / "pyproject.toml",
+        *(ROOT / "notebooks").glob("*.md"),
+        *(path for path in (ROOT / "book").rglob("*") if BUILD not in path.parents),
+    ]
+    return _hashed(digest, files)
+
+
+def _hashed(digest: Any, files: Iterable[Path]) -> str:
     for path in sorted(files):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def keep_or_drop_cache(key: str) -> None:
@@ -69,6 +91,10 @@ def main() -> int:
         os.environ["TOPK_IMDB"] = "embedded"
     os.environ["TOPK_BOOK_SOURCE"] = source
     os.environ["TOPK_STATIC"] = "1"
+    stamp, key = BUILD / "html" / ".key", page_key(source)
+    if "--if-changed" in sys.argv and stamp.is_file() and stamp.read_text() == key:
+        print(f"the book is up to date: {BUILD / 'html' / 'index.html'}")
+        return 0
     keep_or_drop_cache(cache_key(source))
     shutil.rmtree(BUILD / "html", ignore_errors=True)
     code = subprocess.call(
@@ -85,6 +111,7 @@ def main() -> int:
         return code
     for old, new in REDIRECTS.items():
         (BUILD / "html" / f"{old}.html").write_text(_REDIRECT.format(to=new), encoding="utf-8")
+    stamp.write_text(key)
     print(f"the book, with outputs on {source}, 0 warnings: {BUILD / 'html' / 'index.html'}")
     return 0
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import Browser, Error, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,10 +26,10 @@ _FLAGS = [
 
 @pytest.fixture(scope="session")
 def book() -> Path:
-    """The folder of the built book; built here unless nothing has changed (but always checked)."""
-    run = subprocess.run(
-        [sys.executable, "book/build.py"], cwd=ROOT, env=_ENVIRONMENT, capture_output=True, text=True
-    )
+    """The folder of the built book; built here, by one process at a time, unless nothing has changed."""
+    command = [sys.executable, "book/build.py", "--if-changed"]
+    with FileLock(ROOT / "book" / ".build.lock"):
+        run = subprocess.run(command, cwd=ROOT, env=_ENVIRONMENT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     return ROOT / "book" / "_build" / "html"
 

@@ -112,9 +112,21 @@ def raised_in_place(scores: Tensor, ids: Tensor, negations: Tensor) -> Tensor:
         (lambda s, ids, no: after(s)[:, :-1], "the shape"),
         (
             lambda s, ids, no: torch.where(torch.isin(ids, no) & after(s).isfinite(), after(s), s),
-            "must keep its own",
+            "is higher than what follows",
         ),
-        (lambda s, ids, no: torch.where(ids == no[0], s.maximum(after(s)), s), "yours gives"),
+        (lambda s, ids, no: torch.where(ids == no[0], s.maximum(after(s)), s), "Are all of `negations`"),
+        (
+            lambda s, ids, no: torch.where(
+                torch.isin(ids, no), s.maximum(nn.functional.pad(s[:, 1:], (0, 1))), s
+            ),
+            "nothing is not a score of 0",
+        ),
+        (
+            lambda s, ids, no: torch.where(
+                torch.isin(ids, no), s.maximum(nn.functional.pad(s[:, :-1], (1, 0), value=-torch.inf)), s
+            ),
+            "you took the token before it",
+        ),
         (raised_in_place, "work on a copy"),
     ],
 )

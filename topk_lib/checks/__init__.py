@@ -34,20 +34,36 @@ from topk_lib.checks.mathematics import (
     check_weight_gradient,
 )
 from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.soft_selection import (
+    check_chance,
+    check_corrected,
+    check_presence,
+    check_score_gradient,
+    check_share_budgets,
+)
 from topk_lib.checks.soft_topk import (
     check_clip_threshold,
     check_softmax_limit,
     check_straight_through,
     check_threshold_search,
 )
+from topk_lib.checks.vocabulary import (
+    check_coverage,
+    check_merge_parts,
+    check_pieces,
+    check_share_after,
+)
 
 __all__ = [
     "check_best_block",
     "check_bytes",
+    "check_chance",
     "check_cheaper",
     "check_chi_squared",
     "check_clip_threshold",
     "check_common_beats_rare",
+    "check_corrected",
+    "check_coverage",
     "check_distinct",
     "check_encoder_flops",
     "check_exp_threshold",
@@ -59,11 +75,17 @@ __all__ = [
     "check_limit",
     "check_mask_kernel",
     "check_mcnemar",
+    "check_merge_parts",
     "check_middle_scores",
     "check_never_nan",
+    "check_pieces",
+    "check_presence",
     "check_recall_accuracy",
     "check_rows_mask",
     "check_sampling_probabilities",
+    "check_score_gradient",
+    "check_share_after",
+    "check_share_budgets",
     "check_shared_level",
     "check_smallest_k",
     "check_soft_gradient",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from topk_lib.checks.base import check, floats
 from topk_lib.ops import hard_topk
 from topk_lib.show.budget import cost
 
@@ -14,11 +15,13 @@ __all__ = ["check_cheaper", "check_encoder_flops", "check_expert_choice", "check
            "check_sampling_probabilities"]  # fmt: skip
 
 
+@check
 def check_expert_choice(choose: Callable[[Tensor, int], Tensor]) -> str:
     """Check a learner's expert choice: scores (tokens, experts) and k to a mask of that shape."""
-    # The columns differ from the rows in every count; the second matrix has a tie.
-    scores = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.5, 0.1, 0.4], [0.8, 0.1, 0.1]])
-    for given, k in ((scores, 2), (torch.full((3, 2), 0.5), 1)):
+    # The columns differ from the rows in every count; in the last two matrices scores are tied.
+    scores = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.35, 0.05], [0.5, 0.1, 0.4], [0.75, 0.05, 0.2]])
+    tied = torch.tensor([[0.9, 0.1], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])
+    for given, k in ((scores, 2), (torch.full((3, 2), 0.5), 1), (tied, 2)):
         got = choose(given, k)
         if not isinstance(got, Tensor) or got.dtype != torch.bool:
             kind = got.dtype if isinstance(got, Tensor) else type(got).__name__
@@ -41,12 +44,13 @@ def check_expert_choice(choose: Callable[[Tensor, int], Tensor]) -> str:
         loads = got.sum(0).tolist()
         if loads != [k] * given.shape[1]:
             return f"Not yet: with k = {k} each expert takes {k} tokens; yours take {loads}."
-        if (given == given[0, 0]).all():
+        if given is not scores:
             return "Almost: where scores are tied, the lowest token wins."
         return "Not yet: each expert takes k tokens, but not the ones with its highest scores."
     return "Right."
 
 
+@check
 def check_left_out(left_out: Callable[[Tensor], float]) -> str:
     """Check a learner's share of tokens that no expert takes, from a mask (tokens, experts)."""
     mask = torch.tensor([[1, 1], [0, 0], [1, 0], [0, 0], [0, 0]]).bool()
@@ -66,9 +70,13 @@ def check_left_out(left_out: Callable[[Tensor], float]) -> str:
     everyone = float(left_out(torch.ones(4, 3).bool()))
     if everyone != 0:
         return f"Almost: where every token is taken the share is 0; yours gives {everyone:g}."
+    fewer = float(left_out(torch.tensor([[0, 1, 1], [0, 0, 0]]).bool()))
+    if abs(fewer - 0.5) > 1e-6:
+        return f"Almost: of 2 tokens and 3 experts, 1 token is left out; yours gives {fewer:g}, not 0.5."
     return "Right."
 
 
+@check
 def check_encoder_flops(flops: Callable[[int, int, int, int], int]) -> str:
     """Check a learner's count of the matrix FLOPs of L encoder layers: flops(n, d, f, layers)."""
     for n, d, f, layers in ((6, 4, 8, 1), (128, 384, 1536, 6)):
@@ -108,6 +116,7 @@ _CHEAPER = {
 }  # fmt: skip
 
 
+@check
 def check_cheaper(answer: Mapping[str, set[str]]) -> str:
     """Check which costs of each choice fall: a set of "parameters", "flops", "memory" for each."""
     for meaning, (expected, why) in _CHEAPER.items():
@@ -123,6 +132,7 @@ def check_cheaper(answer: Mapping[str, set[str]]) -> str:
     return "Right."
 
 
+@check
 def check_sampling_probabilities(probabilities: Callable[[Tensor, int], Tensor]) -> str:
     """Check a learner's probabilities after top-k: logits (n,) and k to (n,)."""
     p = torch.tensor([0.1, 0.4, 0.2, 0.3])
@@ -135,8 +145,9 @@ def check_sampling_probabilities(probabilities: Callable[[Tensor, int], Tensor])
         )
     kept = torch.tensor([False, True, False, True])
     expected = torch.where(kept, p, 0) / 0.7
+    got = floats(got)
     if torch.allclose(got, expected, atol=1e-5):
-        return "Right."
+        return _other_sizes(probabilities)
     if torch.allclose(got, torch.where(kept, p, 0), atol=1e-5):
         return (
             "Almost: they sum to 0.7. Cut first and take the softmax of what is left, or divide by the sum."
@@ -149,3 +160,21 @@ def check_sampling_probabilities(probabilities: Callable[[Tensor, int], Tensor])
         return "Not yet: the kept entries keep their proportions (4 to 3); yours are all equal."
     want, have = ([round(x, 3) for x in row.tolist()] for row in (expected, got))
     return f"Not yet: expected {want}, yours {have}."
+
+
+def _other_sizes(probabilities: Callable[[Tensor, int], Tensor]) -> str:
+    """Another k, all of them, and ties; which of the tied are kept is free, how many is not."""
+    p = torch.tensor([0.3, 0.05, 0.3, 0.05, 0.3])
+    for k, parts in ((1, [1.0]), (2, [0.5, 0.5]), (4, [0.3158, 0.3158, 0.3158, 0.0526]), (5, p.tolist())):
+        got = floats(probabilities(p.log(), k))
+        kept = sorted((x for x in got.tolist() if x > 0), reverse=True)
+        if len(kept) != k:
+            return (
+                f"Almost: with k = {k} and probabilities {[round(x, 2) for x in p.tolist()]}, "
+                f"{len(kept)} are kept. Exactly k may be drawn, also where some are tied at the edge."
+            )
+        if any(abs(a - b) > 1e-3 for a, b in zip(kept, sorted(parts, reverse=True), strict=True)):
+            return (
+                f"Almost: with k = {k} the kept should be {parts}, yours are {[round(x, 4) for x in kept]}."
+            )
+    return "Right."

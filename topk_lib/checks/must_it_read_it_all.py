@@ -1,4 +1,4 @@
-"""Checks for the chapter on fine-tuning."""
+"""Checks for the chapter that asks whether it must read it all."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from topk_lib.checks.base import check, close, differ, floats
 from topk_lib.selectors.base import Selector
 from topk_lib.selectors.base import shorten as _shorten
 
 __all__ = ["check_f1", "check_middle_scores", "check_recall_accuracy"]
 
 
+@check
 def check_f1(f1: Callable[[float, float], float]) -> str:
     """Check a learner's F1 function of precision and recall."""
     for precision, recall, expected in ((0.5, 1.0, 2 / 3), (0.9, 0.9, 0.9), (0.2, 0.6, 0.3)):
         got = f1(precision, recall)
-        if abs(got - expected) > 1e-9:
-            hint = (
-                "that is the arithmetic mean" if abs(got - (precision + recall) / 2) < 1e-9 else "recompute"
-            )
-            return f"Not yet: f1({precision}, {recall}) is {expected:.4f}, yours gives {got:.4f} ({hint})."
+        if not close(got, expected):
+            hint = "that is the arithmetic mean" if close(got, (precision + recall) / 2) else "recompute"
+            right, yours = differ(expected, got)
+            return f"Not yet: f1({precision}, {recall}) is {right}, yours gives {yours} ({hint})."
     try:
         zero = f1(0.0, 0.0)
     except ZeroDivisionError:
@@ -29,6 +30,7 @@ def check_f1(f1: Callable[[float, float], float]) -> str:
     return "Right." if zero == 0 else f"Almost: f1(0.0, 0.0) is 0 by convention, yours gives {zero}."
 
 
+@check
 def check_recall_accuracy(answer: float) -> str:
     """Check the accuracy implied by recalls .964 and .980 on 2,000 reviews of each class."""
     if abs(answer - 0.972) < 5e-4:
@@ -38,6 +40,7 @@ def check_recall_accuracy(answer: float) -> str:
     return f"Not yet: {answer} is not what 1,928 + 1,960 right answers out of 4,000 give."
 
 
+@check
 def check_middle_scores(scores: Callable[[Tensor, Tensor], Tensor]) -> str:
     """Check a learner's selector that keeps the k tokens in the middle of each text."""
 
@@ -46,7 +49,7 @@ def check_middle_scores(scores: Callable[[Tensor, Tensor], Tensor]) -> str:
         rule = "middle"
 
         def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-            return scores(input_ids, attention_mask)
+            return floats(scores(input_ids, attention_mask))
 
     ids = torch.arange(1, 10).repeat(2, 1)
     mask = torch.ones_like(ids)
