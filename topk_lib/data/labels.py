@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 __all__ = ["CLASS", "NUMBER", "SEVERAL", "Labels", "labels_of", "match_labels", "read_labels", "with_labels"]
 
 CLASS, NUMBER, SEVERAL = "single_label_classification", "regression", "multi_label_classification"
-_FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_FLOAT = re.compile(r"[+-]?((0|[1-9]\d*)\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _MOST_CLASSES = 10_000
 
 
@@ -200,10 +200,15 @@ def _numbered(
     values: Sequence[Any], names: Sequence[str] | None, where: str, rows: Sequence[int]
 ) -> tuple[list[int], tuple[str, ...]]:
     """Class ids, and the names of the classes."""
-    kinds = {str if isinstance(v, str) else int for v in values}
+    text = any(isinstance(v, str) for v in values[:1])
     for row, value in zip(rows, values, strict=True):
         whole = isinstance(value, int) and value >= 0
-        if len(kinds) > 1 or not (whole or isinstance(value, str)):
+        if isinstance(value, str) != text and (whole or not text):
+            raise ValueError(
+                f"{where}, row {row}: label {value!r} is a {'number' if text else 'name'}, where the rows "
+                f"before have {'names' if text else 'numbers'}: label all alike"
+            )
+        if not (whole or isinstance(value, str)):
             raise ValueError(
                 f"{where}, row {row}: label {value!r} is no class: label every review with a name, with a "
                 "whole number from 0, with a decimal number, or with a list of these"
@@ -213,7 +218,7 @@ def _numbered(
             raise ValueError(f"{where}, row {row}: label {value} is no class ({most})")
         if isinstance(value, str) and names and value not in names:
             raise ValueError(f"{where}, row {row}: label {value!r} is no class (they are {_some(names)})")
-    if str in kinds:
+    if text:
         words = list(values)
         names = names or sorted(set(words))
     elif names:

@@ -299,7 +299,7 @@ def _even(n: int, most: Sequence[int]) -> list[int]:
     """Shares of n, as even as can be, none above its most; what does not divide goes to the first."""
     shares = [0] * len(most)
     while left := n - sum(shares):
-        room = [i for i, share in enumerate(shares) if share < most[i]]
+        room = sorted((i for i, share in enumerate(shares) if share < most[i]), key=shares.__getitem__)
         for rank, i in enumerate(room):
             shares[i] = min(most[i], shares[i] + left // len(room) + (rank < left % len(room)))
     return shares

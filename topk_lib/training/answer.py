@@ -10,8 +10,8 @@ import torch
 from datasets import Dataset
 
 from topk_lib.data import Labels, as_texts, load_reviews, match_labels
-from topk_lib.data.labels import CLASS, NUMBER, SEVERAL
-from topk_lib.models import TopKForSequenceClassification, errors_only, load_encoder
+from topk_lib.data.labels import CLASS, NUMBER
+from topk_lib.models import TopKForSequenceClassification, errors_only, load_encoder, probabilities
 from topk_lib.training.folder import SETTINGS, read_fields
 from topk_lib.training.metrics import measure
 from topk_lib.training.settings import Settings
@@ -134,9 +134,7 @@ def answers(
     loaded = load_model(folder)
     labels = labels_of_model(loaded[0])
     logits = _logits(folder, loaded, texts, quiet)
-    if labels.problem == NUMBER:
-        return labels, logits.tolist()
-    return labels, (logits.sigmoid() if labels.problem == SEVERAL else logits.softmax(-1)).tolist()
+    return labels, probabilities(logits, loaded[0].config).tolist()
 
 
 def _logits(
