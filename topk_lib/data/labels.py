@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 __all__ = ["CLASS", "NUMBER", "SEVERAL", "Labels", "labels_of", "match_labels", "read_labels", "with_labels"]
 
 CLASS, NUMBER, SEVERAL = "single_label_classification", "regression", "multi_label_classification"
-_FLOAT = re.compile(r"[+-]?((0|[1-9]\d*)\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_FLOAT = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _MOST_CLASSES = 10_000
 
 

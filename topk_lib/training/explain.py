@@ -8,10 +8,7 @@ from typing import Any
 
 import torch
 
-<<<<<<< HEAD
 from topk_lib.data import as_texts
-from topk_lib.models import TopKForSequenceClassification, errors_only
-=======
 from topk_lib.models import TopKForSequenceClassification, errors_only, probabilities
 
 __all__ = ["Explanation", "explain"]
