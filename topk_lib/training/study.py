@@ -104,12 +104,17 @@ def run(*, only: str = "", list_only: bool = False, n_train: int | None = None) 
 
     Returns:
         The runs that failed.
+
+    Raises:
+        ValueError: no run contains ``only``.
     """
     kind = records.device_kind()
     n_train = n_train or (25_000 if kind == "cuda" else SMALL)
     failed = []
+    named = False
     for one in runs(n_train, gpu=kind == "cuda"):
         label = f"{one.experiment}/{one.name}"
+        named |= only in label
         if only not in label or records.path_of(one.experiment, one.name).is_file():
             continue
         print(f"== {label}", flush=True)
@@ -128,10 +133,13 @@ def run(*, only: str = "", list_only: bool = False, n_train: int | None = None) 
         ("study_speed/fitting", fitting),
         ("study_vocabulary/minilm", vocabulary_study),
     ):
+        named |= only in name
         if only in name and not records.path_of(*name.split("/")).is_file():
             print(f"== {name}", flush=True)
             if not list_only:
                 measure()
+    if not named:
+        raise ValueError(f"no run of the study is named like {only!r}: --list says what lacks a record")
     return failed
 
 
