@@ -75,13 +75,8 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: TopKConfig) -> None:
         super().__init__(config)
-        self.encoder = AutoModelForSequenceClassification.from_config(config.encoder)
-        self._build()
-        self.post_init()
-
-    def _build(self) -> None:
-        config = self.config
         config.check()  # fields may have been set since it was made
+        self.encoder = AutoModelForSequenceClassification.from_config(config.encoder)
         limit = self._most
         if limit is not None and config.k > limit:
             raise ValueError(f"k = {config.k} is more than the encoder reads: choose k <= {limit}")
@@ -102,6 +97,7 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             raise ValueError(
                 f'{type(self.encoder).__name__} takes no position_ids: choose positions="compact"'
             )
+        self.post_init()
 
     def _init_weights(self, module: Any) -> None:
         """All parts draw their own weights."""
@@ -165,6 +161,7 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
                 raise TypeError(f"no option {option!r}: choose from {', '.join(_OPTIONS)}")
         if keep := options.get("keep_after"):
             options["keep_after"] = {str(whole("layer", at)): whole("k", size) for at, size in keep.items()}
+        tokenizer.model_max_length = max_length or int(1e30)  # the selector shortens what is longer
         if tokenizer.pad_token is None:  # decoders have none
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         if encoder.config.pad_token_id is None:
@@ -311,11 +308,10 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             TypeError: an argument that is none of these.
         """
         more = {name: value for name, value in more.items() if value is not None}
-        if input_ids is None or not more.keys() <= {"output_hidden_states", "output_attentions"}:
-            strange = ", ".join(more.keys() - {"output_hidden_states", "output_attentions"})
+        strange = more.keys() - {"output_hidden_states", "output_attentions"}
+        if input_ids is None or strange:
             raise TypeError(
-                "a model that selects tokens needs input_ids"
-                + (f", and takes no {strange}: it makes the encoder's own" if strange else "")
+                f"a model that selects tokens reads input_ids, and takes no {', '.join(strange) or 'others'}"
             )
         output = self.read(self.select(input_ids, attention_mask, token_type_ids), labels, **more)
         wanted = self.config.return_dict if return_dict is None else return_dict

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
+from topk_lib.models.loading import PROBLEMS
 from topk_lib.ops.soft import LINKS
-from topk_lib.selectors.base import whole
+from topk_lib.selectors.base import make_selector, whole
 from topk_lib.selectors.budget import SPENDING
 
 __all__ = ["TopKConfig", "probabilities"]
@@ -109,7 +110,7 @@ class TopKConfig(PreTrainedConfig):  # type: ignore[misc]
         if kwargs.get("id2label") is None and kwargs.get("num_labels") in (None, inner.num_labels):
             kwargs["id2label"] = inner.id2label
         if (names := kwargs.get("id2label")) is not None and kwargs.get("label2id") is None:
-            kwargs["label2id"] = {name: int(label) for label, name in names.items()}
+            kwargs["label2id"] = {name: label for label, name in _numbers(names).items()}
         for name in ("problem_type", "pad_token_id"):
             kwargs.setdefault(name, getattr(inner, name))
         # The folder may be loaded by who has not imported us.
@@ -122,7 +123,7 @@ class TopKConfig(PreTrainedConfig):  # type: ignore[misc]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "id2label" and value is not None:
-            value = {int(label): text for label, text in value.items()}
+            value = _numbers(value)
         super().__setattr__(name, value)
         if name in _SHARED and "encoder" in self.__dict__:
             setattr(self.encoder, name, value)
@@ -137,6 +138,7 @@ class TopKConfig(PreTrainedConfig):  # type: ignore[misc]
         """
         if not isinstance(self.selector, dict) or not isinstance(self.selector.get("name"), str):
             raise TypeError(f"selector must be a dict with a name, got {self.selector!r}")
+        make_selector(**self.selector)  # it says what is wrong with its options
         self.k = whole("k", self.k, 1)
         self.closing = whole("closing", self.closing, 0)
         if self.max_length is not None:
@@ -146,7 +148,11 @@ class TopKConfig(PreTrainedConfig):  # type: ignore[misc]
         self.special_ids = [whole("special_ids", i, 0) for i in self.special_ids]
         if not isinstance(self.keep_after, dict):
             raise TypeError(f"keep_after must map layers to numbers of tokens, got {self.keep_after!r}")
-        for name, allowed in (("positions", POSITIONS), ("spend", SPENDING), ("link", tuple(LINKS))):
+        for name, allowed in (
+            ("positions", POSITIONS), ("spend", SPENDING), ("link", tuple(LINKS)), ("problem_type", PROBLEMS),
+        ):  # fmt: skip
+            if name == "problem_type" and self.problem_type is None:
+                continue
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         for name in ("share", "start_temperature", "final_temperature"):
@@ -194,6 +200,12 @@ class TopKConfig(PreTrainedConfig):  # type: ignore[misc]
             answer=answer,
             code=_CODE,
         )
+
+
+def _numbers(names: Any) -> dict[int, str]:
+    if not isinstance(names, dict):
+        raise TypeError(f"id2label must map numbers to names, got {names!r}")
+    return {int(label): text for label, text in names.items()}  # JSON has strings for keys
 
 
 def _encoder_of(encoder: Any) -> Any:

@@ -68,7 +68,8 @@ def export_onnx(
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as beside:
             fresh = Path(beside) / path.name
-            _write(model, inputs, fresh)
+            large = sum(p.numel() * p.element_size() for p in model.parameters()) > 1.5e9
+            _graph(model, inputs).save(fresh, external_data=large)
             # It holds the padding and the truncation of its last call, that above.
             fresh.with_suffix(".tokenizer.json").write_text(
                 tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8"
@@ -77,16 +78,15 @@ def export_onnx(
                 file.replace(path.parent / file.name)
     except OSError as error:
         raise OSError(
-            f"could not write {path} ({error.strerror or error}); what was there is as it was: free some space, "
-            "or name another file"
+            f"could not write {path} ({error.strerror or error}); what was there is as it was: free some "
+            "space, or name another file"
         ) from error
     return path
 
 
-def _write(model: TopKForSequenceClassification, inputs: dict[str, torch.Tensor], path: Path) -> None:
+def _graph(model: TopKForSequenceClassification, inputs: dict[str, torch.Tensor]) -> Any:
     # PyTorch would have the graph of tfidf begin at 3 tokens; in ONNX it holds for fewer too.
     any_size = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=3)}
-    large = sum(p.numel() * p.element_size() for p in model.parameters()) > 1.5e9
     training = model.training
     model.eval()
     log = logging.getLogger("torch.onnx")
@@ -96,7 +96,7 @@ def _write(model: TopKForSequenceClassification, inputs: dict[str, torch.Tensor]
         with torch.no_grad(), errors_only(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             graph = torch.export.export(model, (), inputs, dynamic_shapes=dict.fromkeys(inputs, any_size))
-            program = torch.onnx.export(
+            return torch.onnx.export(
                 graph,
                 output_names=["logits", "kept"],
                 dynamic_shapes={key: {0: "batch", 1: "length"} for key in inputs},  # their names
@@ -104,8 +104,6 @@ def _write(model: TopKForSequenceClassification, inputs: dict[str, torch.Tensor]
                 opset_version=_OPSET,
                 verbose=False,
             )
-        assert program is not None
-        program.save(path, external_data=large)
     except RuntimeError as error:
         raise ValueError(
             f"a {type(model.encoder).__name__} with the {model.selector.name} selector has no form in ONNX: "

@@ -111,7 +111,7 @@ def load_encoder(
             setattr(config, rate, attention_dropout)
         with _whole(path, "tokenizer.json"):
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
-            _check_vocabulary(tokenizer, Path(path))
+            _check_vocabulary(tokenizer, Path(path), ours=config.model_type == "topk")
         with _whole(path, "model.safetensors"):
             model, found = AutoModelForSequenceClassification.from_pretrained(
                 path,
@@ -171,15 +171,15 @@ def _reorder(model: Any, old: list[str], new: list[str]) -> None:
                     parameter.copy_(parameter[rows].clone())
 
 
-def _check_vocabulary(tokenizer: Any, folder: Path) -> None:
-    """Without its file a tokenizer comes up empty, and without a word."""
+def _check_vocabulary(tokenizer: Any, folder: Path, *, ours: bool) -> None:
+    """Without its files a tokenizer comes up empty, or as another one, and without a word."""
+    if not folder.is_dir():
+        return
     files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
-    if (
-        folder.is_dir()
-        and tokenizer.vocab_files_names
-        and not any((folder / file).is_file() for file in files)
-    ):
+    if tokenizer.vocab_files_names and not any((folder / file).is_file() for file in files):
         raise OSError("the file with its vocabulary is gone")
+    if ours and not (folder / "tokenizer_config.json").is_file():
+        raise OSError("tokenizer_config.json beside it is gone")
 
 
 def _check_weights(model: Any, found: dict[str, Any], *, headed: bool, labels: int) -> None:
@@ -199,7 +199,8 @@ def _whole(path: str, file: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # transformers, tokenizers and safetensors raise of many kinds
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        first_line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
         folder = Path(path)
         if not folder.is_dir() or not (folder / "config.json").is_file():
             where = "folder" if folder.is_dir() else "hub model"

@@ -21,9 +21,10 @@ def attributions(
 
     |dm/du_i| at u_i = 1, where u_i is the token's presence
     (:func:`~topk_lib.models.presence.presence_mask`) and m says how far the answer is from another one:
-    l_a - l_b, the highest and the second highest logit, for one of several classes; the logit nearest to 0
-    for several labels at once; the number itself where it is one; their sum for several numbers. It is gradient times input (Denil et al. 2014; Ancona et al. 2018 compare the kin of
-    it) with the presence for the input, which is 1.
+    l_a - l_b, the highest and the second highest logit, for one of several classes; the logit nearest to
+    0 for several labels at once; the number where it is one, the sum of several numbers. It is gradient
+    times input (Denil et al. 2014; Ancona et al. 2018 compare the kin of it) with the presence for the
+    input, which is 1.
 
     Args:
         model: in any mode; left as it was.
