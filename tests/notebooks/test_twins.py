@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-LOADS = re.compile(r"\b(?:load_reviews|train_and_eval|finetune|train\w*|search)\(")
+LOADS = re.compile(r"\b(?:load_reviews|train_and_eval|finetune)\(")
 TWINS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 

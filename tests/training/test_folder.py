@@ -214,7 +214,7 @@ def test_files_of_a_newer_version(run: Path, options: dict[str, Any]) -> None:
     for name in ("topk_settings.json", "topk_result.json"):
         before = (run / name).read_text()
         write_fields(run / name, json.loads(before) | {"warp": 9})
-        with pytest.raises(ValueError, match=rf"{name} is of another version .unknown here: warp.: upgrade"):
+        with pytest.raises(ValueError, match=rf"{name} is of another version of topk-lib .unknown here: warp.: upgrade"):
             finetune(run, **options)
         (run / name).write_text(before)
     fields = read_fields(run / "topk_result.json")
