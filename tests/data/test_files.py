@@ -108,9 +108,8 @@ def test_long_and_quoted_texts(tmp_path: Path) -> None:
         ({"train__parquet": b"PAR1 and no more PAR1"}, "train.parquet is damaged or cut off"),
         ({"train__arrow": b"nothing"}, "train.arrow is damaged or cut off"),
         ({"train-1__csv": CSV, "train-2__csv": b""}, "train-2.csv is empty"),
-        ({"train__csv": CSV, "train__jsonl": LINES}, "train twice .train.csv, train.jsonl.: keep one"),
-        ({"a/train__csv": CSV, "b/train__csv": CSV}, "the split train twice .a/train.csv, b/train.csv."),
-        ({"train_test__csv": CSV}, "speaks of train and test: rename it"),
+        ({"train__csv": CSV, "train__jsonl": LINES}, r"train.csv and /.*train.jsonl look like the same reviews twice"),
+        ({"a/train__csv": CSV, "b/train__csv": CSV}, r"/a/train.csv and /.*/b/train.csv look like the same"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read(tmp_path: Path, files: dict[str, str | bytes], message: str) -> None:
@@ -138,7 +137,8 @@ def test_which_file_is_of_which_split(tmp_path: Path) -> None:
         "x/my_Validation2__csv", "test/part__csv", "x/__hidden/train__csv", "x/train__txt",
     }  # fmt: skip
     write(tmp_path, **dict.fromkeys(names, CSV))
-    write(tmp_path, **{".git/train__csv": CSV, "x/dataset_info__json": "{}"})
+    write(tmp_path, **{".git/train__csv": CSV, "x/dataset_info__json": "{}", "train_test__csv": CSV})
+    write(tmp_path, **{"run/a/config__json": "{}", "run/b/config__json": "{}"})
     found = {split: [path.name for path in paths] for split, paths in files_of_splits(tmp_path).items()}
     assert found == {
         "train": ["train-00000-of-00001.csv"],
@@ -146,6 +146,8 @@ def test_which_file_is_of_which_split(tmp_path: Path) -> None:
         "latest_contest": ["latest_contest.csv"],
         "dev": ["my_Validation2.csv"],
         "test": ["part.csv"],
+        "train_test": ["train_test.csv"],
+        "config": ["config.json", "config.json"],
     }
 
 

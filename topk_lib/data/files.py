@@ -50,7 +50,7 @@ def files_of_splits(folder: Path) -> dict[str, list[Path]]:
     the file first and then those of the folders it is in. Where no name speaks of a split, all is "train".
 
     Raises:
-        ValueError: it cannot be told, or a split is there twice.
+        ValueError: README.md names several sets, and none as the default.
     """
     found = _from_card(folder)
     if found is None:
@@ -61,17 +61,18 @@ def files_of_splits(folder: Path) -> dict[str, list[Path]]:
                 found.setdefault(_split_of(inside), []).append(path)
         if found and not found.keys() & _SPLITS.keys():
             found = {"train": sorted(path for paths in found.values() for path in paths)}
-    for split, paths in found.items():
-        seen: dict[str, Path] = {}
-        for path in paths:
-            other = seen.setdefault(_stem(path), path)
-            if other is not path and (path.parent != other.parent or path.suffixes != other.suffixes):
-                one, two = (str(p.relative_to(folder)) for p in (other, path))
-                raise ValueError(
-                    f"the folder {str(folder)!r} holds the split {split} twice ({one}, {two}): "
-                    "keep one, or name the subfolder that is meant"
-                )
     return found
+
+
+def _check_once(paths: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in paths:
+        other = seen.setdefault(_stem(path), path)
+        if other is not path and (path.parent != other.parent or path.suffixes != other.suffixes):
+            raise ValueError(
+                f"{other} and {path} look like the same reviews twice: keep one, or name the subfolder "
+                "that is meant"
+            )
 
 
 def _is_data(path: Path) -> bool:
@@ -94,9 +95,7 @@ def _split_of(path: Path) -> str:
     for name in (stem, *(part.lower() for part in reversed(path.parts[:-1]))):
         words = re.split(r"[^a-z]+", name)
         splits = [split for split, known in _SPLITS.items() if set(words) & set(known)]
-        if len(splits) > 1:
-            raise ValueError(f"the name of the file {path} speaks of {' and '.join(splits)}: rename it")
-        if splits:
+        if len(splits) == 1:
             return splits[0]
     return re.sub(r"[-_.]?\d+(-of-\d+)?$", "", stem)
 
@@ -152,9 +151,10 @@ def read_files(paths: Sequence[Path]) -> Rows:
     """The rows of some files, one after another.
 
     Raises:
-        ValueError: a file is broken, lacks a column, or names other classes than the first; the sentence
-            says which, and where.
+        ValueError: a file is broken, lacks a column, or names other classes than the first; or it looks
+            like another once more. The sentence says which, and where.
     """
+    _check_once(paths)
     texts: list[Any] = []
     labels: list[Any] = []
     names: list[str] | None = None
