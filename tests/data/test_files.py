@@ -108,7 +108,7 @@ def test_long_and_quoted_texts(tmp_path: Path) -> None:
         ({"train__parquet": b"PAR1 and no more PAR1"}, "train.parquet is damaged or cut off"),
         ({"train__arrow": b"nothing"}, "train.arrow is damaged or cut off"),
         ({"train-1__csv": CSV, "train-2__csv": b""}, "train-2.csv is empty"),
-        ({"train__csv": CSV, "train__jsonl": LINES}, r"train.csv and /.*train.jsonl look like the same reviews twice"),
+        ({"train__csv": CSV, "train__jsonl": LINES}, r"train.csv and /.*train.jsonl look like the same"),
         ({"a/train__csv": CSV, "b/train__csv": CSV}, r"/a/train.csv and /.*/b/train.csv look like the same"),
     ],
 )  # fmt: skip
