@@ -192,7 +192,7 @@ def evaluate(
     from topk_lib import training
 
     with _one_sentence():
-        metrics = training.evaluate(_named(folder), source=source, split=split, n=n, quiet=quiet or as_json)
+        metrics = training.evaluate(folder, source=source, split=split, n=n, quiet=quiet or as_json)
         if as_json:
             print(json.dumps(metrics))
         else:
@@ -211,7 +211,7 @@ def predict(folder: Folder, texts: Texts = None) -> None:
 
     with _one_sentence():
         lines = list(_lines(texts))
-        labels, rows = training.answers(_named(folder), lines)
+        labels, rows = training.answers(folder, lines)
         for text, row in zip(lines, rows, strict=True):
             told: dict[str, Any] = {}
             each = {name: round(p, 4) for name, p in zip(labels.names, row, strict=True)}
@@ -237,7 +237,7 @@ def explain(folder: Folder, texts: Texts = None) -> None:
     from topk_lib import training
 
     with _one_sentence():
-        model, tokenizer, max_length = training.load_model(_named(folder))
+        model, tokenizer, max_length = training.load_model(folder)
         console = Console(highlight=False, markup=False, soft_wrap=True)
         for text in _lines(texts):
             found = training.explain(model, tokenizer, text, max_length=max_length)
@@ -262,7 +262,7 @@ def export(
         _check_target(output)  # before what takes long
         from topk_lib import models, training
 
-        model, tokenizer, max_length = training.load_model(_named(folder))
+        model, tokenizer, max_length = training.load_model(folder)
         path = models.export_onnx(model, tokenizer, output, max_length=max_length)
         print(f"wrote {path} and {path.with_suffix('.tokenizer.json').name}")
 
@@ -284,12 +284,6 @@ def study(
     if failed:
         typer.secho(f"topk-lib: {len(failed)} runs failed: {', '.join(failed)}", fg="red", err=True)
         raise typer.Exit(1)
-
-
-def _named(folder: str) -> Path:
-    if not folder.strip():
-        raise ValueError("the folder has no name: name the output folder of topk-lib finetune")
-    return Path(folder)
 
 
 def _check_target(output: str) -> None:

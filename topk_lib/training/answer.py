@@ -12,7 +12,7 @@ from datasets import Dataset
 from topk_lib.data import Labels, as_texts, load_reviews, match_labels
 from topk_lib.data.labels import CLASS, NUMBER
 from topk_lib.models import TopKForSequenceClassification, errors_only, load_encoder, probabilities
-from topk_lib.training.folder import SETTINGS, read_fields
+from topk_lib.training.folder import SETTINGS, named, read_fields
 from topk_lib.training.metrics import measure
 from topk_lib.training.settings import Settings
 from topk_lib.training.trainer import logits_of, make_trainer
@@ -31,7 +31,7 @@ def load_model(folder: str | Path) -> tuple[TopKForSequenceClassification, Any, 
         FileNotFoundError: no such folder, or no model in it.
         ValueError: another model is in it.
     """
-    folder = Path(folder)
+    folder = named(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: name the output folder of topk-lib finetune")
     if not (folder / "config.json").is_file():
@@ -89,10 +89,9 @@ def evaluate(
     Raises:
         ValueError: the reviews have a class that the model lacks.
     """
-    reviews = load_reviews(source, split=split, n=n, quiet=quiet)
     loaded = load_model(folder)
     labels = labels_of_model(loaded[0])
-    reviews = match_labels(reviews, labels, "the model")
+    reviews = match_labels(load_reviews(source, split=split, n=n, quiet=quiet), labels, "the model")
     logits = _logits(folder, loaded, list(reviews["text"]), quiet)
     return measure(labels, list(reviews["label"]), logits)[0]
 
@@ -114,6 +113,9 @@ def predict(
         TypeError, ValueError: a text is none, see :func:`~topk_lib.data.as_texts`.
         RuntimeError: the model's answer is no number.
     """
+    texts = as_texts(texts)
+    if not texts:
+        return []
     labels, rows = answers(folder, texts, quiet=quiet)
     if labels.problem == NUMBER:
         return [row[0] for row in rows]
@@ -129,10 +131,10 @@ def answers(
         The labels of the model, and for each text the probability of each of them, or the number.
     """
     texts = as_texts(texts)
-    if not texts:
-        return Labels(CLASS, ("0", "1")), []
     loaded = load_model(folder)
     labels = labels_of_model(loaded[0])
+    if not texts:
+        return labels, []
     logits = _logits(folder, loaded, texts, quiet)
     return labels, probabilities(logits, loaded[0].config).tolist()
 

@@ -37,11 +37,11 @@ class FinetuneResult:
 
     Attributes:
         folder: where the model, the tokenizer and the selector are.
-        metrics: see :func:`~topk_lib.training.metrics.classification_metrics`.
+        metrics: see :func:`~topk_lib.training.metrics.measure`.
         settings: as given.
         data: source, sizes and fingerprints of the reviews.
         seconds: wall time of fit (tokenise, fit the selector), train and evaluate.
-        predictions: (n_eval,) 0 or 1, in the order of the reviews.
+        predictions: for each review in its order the class id, the number, or the ids of its labels.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ class FinetuneResult:
     settings: dict[str, Any]
     data: dict[str, Any]
     seconds: dict[str, float]
-    predictions: list[int]
+    predictions: list[Any]
 
 
 def finetune(
@@ -59,7 +59,10 @@ def finetune(
     quiet: bool = False,
     **options: Any,
 ) -> FinetuneResult:
-    """Fine-tune an encoder for sentiment on the k tokens of each review that a selector keeps.
+    """Fine-tune an encoder on the k tokens of each review that a selector keeps.
+
+    What it learns is what the labels are: classes with their names, a number, or several labels at once; see
+    :func:`~topk_lib.data.load_reviews`.
 
     The same call (or command) after an interruption goes on from the last checkpoint in
     ``output``; after the end it returns what was measured. Under ``torchrun`` each process takes
@@ -91,13 +94,14 @@ def finetune(
             - ``evaluate_on``: "test", or "dev" to choose settings.
 
     Raises:
-        ValueError: a setting is out of its range, or ``output`` holds a run with other settings or reviews.
-        TypeError: an unknown option.
+        ValueError: a setting is out of its range; ``output`` holds a run with other settings or reviews, or
+            files of somebody else; or the reviews cannot be learned from.
+        TypeError: an unknown option, or a setting of another type.
+        OSError: no such model or reviews; or the disk is full.
+        RuntimeError: another command is at work in ``output``, or the training diverged.
     """
     settings = checked_settings(options)
-    if not str(output).strip():
-        raise ValueError("the output folder has no name: name a folder for the model")
-    folder = Path(output)
+    folder = places.named(output)
     main = int(os.environ.get("RANK", "0")) == 0
     with places.claimed(folder) if main else nullcontext():
         _check_settings(folder, settings)
@@ -146,11 +150,10 @@ def _train(
         keep_after=layers_kept(settings.keep_after),
     )
     special = len(model.config.special_ids)
-    for name in ("k", "max_length"):
-        if (value := getattr(settings, name)) is not None and value <= special:
-            raise ValueError(
-                f"{name} must be above {special}, got {value}: {special} tokens of each text are special ones"
-            )
+    if settings.k <= special:
+        raise ValueError(
+            f"k must be above {special}, got {settings.k}: {special} tokens of each text are special ones"
+        )
     clock = _Clock()
     ids = tokenize(tokenizer, train["text"], settings.max_length)
     values = list(train["label"])

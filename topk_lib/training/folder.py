@@ -22,7 +22,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
-    "DATA", "RESULT", "SETTINGS", "KeepLast", "claimed", "computed", "forget", "last_checkpoint",
+    "DATA", "RESULT", "SETTINGS", "KeepLast", "claimed", "computed", "forget", "last_checkpoint", "named",
     "read_fields", "save_model", "whole_weights", "write_fields",
 ]  # fmt: skip
 
@@ -31,6 +31,17 @@ _LOCK = "topk.lock"
 _OURS = {_LOCK, "search.db", "search.db-journal", "trials"}
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _KEPT = 2
+
+
+def named(folder: str | Path) -> Path:
+    """A folder by its name; an empty one would be the working directory.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not str(folder).strip():
+        raise ValueError("the folder has no name: name a folder for the model, or that of one")
+    return Path(folder)
 
 
 @contextmanager

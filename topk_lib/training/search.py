@@ -11,7 +11,7 @@ from typing import Any
 
 from topk_lib.selectors import make_selector
 from topk_lib.training.finetune import finetune
-from topk_lib.training.folder import SETTINGS, claimed
+from topk_lib.training.folder import SETTINGS, claimed, named
 from topk_lib.training.metrics import to_maximise
 from topk_lib.training.settings import Settings, checked_settings
 
@@ -60,7 +60,7 @@ def search(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RuntimeError("the search runs in one process: search first, then train with torchrun")
     settings = checked_settings(options)
-    folder = Path(output)
+    folder = named(output)
     if quiet:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
     with claimed(folder):
