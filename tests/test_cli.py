@@ -71,6 +71,7 @@ def test_any_text(folder: Path, loaded: Loaded, text: str) -> None:
     assert max_length is None
     found = explain(model, tokenizer, text)
     answer = json.loads(command("predict", folder, "--", text))
+    assert found.probability is not None
     positive = found.probability if found.label == "positive" else 1 - found.probability
     assert answer["positive"] == pytest.approx(positive, abs=1e-4)
     assert answer["label"] == found.label
@@ -109,6 +110,7 @@ def test_no_character_is_lost(loaded: Loaded, text: str) -> None:
     model, tokenizer, _ = loaded
     found = explain(model, tokenizer, text)
     assert found.marked("", "") == text
+    assert found.probability is not None
     assert 0.5 <= found.probability <= 1
     assert all(0 <= a < b <= len(text) for a, b in found.spans)
     assert all(b < c for (_, b), (c, _) in zip(found.spans, found.spans[1:], strict=False))

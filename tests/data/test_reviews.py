@@ -108,7 +108,7 @@ def test_dev_is_held_out_of_train(tmp_path: Path) -> None:
         ([{"text": 7, "label": 0}], "row 0 is 7, not a string"),
         ([{"text": "a", "label": 1}, {"text": "x \ud83d", "label": 1}], "row 1 holds half a character"),
         ([{"text": "x"}], "line 1, has no column 'label' .it has text"),
-        (["x"], 'line 1 is no object: write {"text"'),  # type: ignore[list-item]
+        (["x"], 'line 1 is no object: write {"text"'),
         ([{"text": "x", "label": 0.5}, {"text": "y", "label": float("inf")}], "row 1: the label inf is no"),
     ],
 )

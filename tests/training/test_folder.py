@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,6 +109,20 @@ def test_two_at_once(tmp_path: Path, options: dict[str, Any]) -> None:
     assert not list(out.iterdir())
 
 
+def test_the_lock_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(*_: Any) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    windows = SimpleNamespace(LK_NBLCK=2, locking=lambda *_: None)
+    monkeypatch.setattr("topk_lib.training.folder.fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", windows)
+    with claimed(tmp_path / "run"):
+        windows.locking = locked
+        with pytest.raises(RuntimeError, match="another command is at work"), claimed(tmp_path / "run"):
+            pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_settings_that_computed_nothing_do_not_bind(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +200,7 @@ def test_a_full_disk_leaves_the_model_that_was_there(
     (run / "topk_result.json").unlink()
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     monkeypatch.setattr(Trainer, "save_model", full)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
     with pytest.raises(OSError, match=r"the disk of .* is full: make room, and give the same command again"):
         finetune(run, **options)
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
