@@ -32,8 +32,6 @@ def load_model(folder: str | Path) -> tuple[TopKForSequenceClassification, Any, 
         ValueError: another model is in it.
     """
     folder = named(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}: name the output folder of topk-lib finetune")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no model of topk-lib finetune: name its output folder")
     model, tokenizer = load_encoder(folder)
