@@ -43,8 +43,8 @@ def install_cell() -> str:
         "except (ImportError, FileNotFoundError):\n"
         f"    !git clone --quiet --depth 1 {url[1]}\n"
         f'    if not pathlib.Path("{name}", "results").is_dir():\n'
-        '        raise SystemExit("The course could not be fetched: check the network, or run this notebook"\n'
-        '                         " inside a clone of the course.")\n'
+        '        raise SystemExit("The course could not be fetched: check the network, "\n'
+        '                         "or run this notebook inside a clone of the course.")\n'
         f"    %cd {name}\n"
         "    if not installed:\n"
         '        %pip install --quiet --editable ".[offline,gpu]"\n'

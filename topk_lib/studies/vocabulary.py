@@ -17,15 +17,9 @@ from topk_lib.data import fingerprint, load_reviews, source_of, train_and_eval
 from topk_lib.models import TopKForSequenceClassification
 from topk_lib.models.vocabulary import select_vocabulary, sizes
 from topk_lib.selectors import ids_to_batch, make_selector
-<<<<<<< HEAD:topk_lib/training/study_vocabulary.py
-from topk_lib.training.answer import load_model, tokenize
-from topk_lib.training.metrics import accuracy_interval
-from topk_lib.training.study import SMALL, _packed, _teacher
-=======
 from topk_lib.studies.base import Made, Row, Rows, Run, packed
 from topk_lib.studies.imdb import SMALL, teacher
 from topk_lib.training import accuracy_interval, load_model, tokenize
->>>>>>> main:topk_lib/studies/vocabulary.py
 
 __all__ = ["runs", "vocabulary_study"]
 
