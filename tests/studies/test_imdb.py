@@ -55,6 +55,12 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_the_page_of_slices_names_the_words_that_define_them() -> None:
+    page = (Path(__file__).parents[2] / "notebooks" / "18_how_few_tokens.md").read_text(encoding="utf-8")
+    for title, words in (("Praise", imdb._PRAISE), ("Blame", imdb._BLAME)):
+        assert f"{title}: *{', '.join(words.split())}*." in page
+
+
 def test_runs_are_recorded_once(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 

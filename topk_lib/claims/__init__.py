@@ -3,6 +3,7 @@
 from topk_lib.claims.article import CLAIMS, Claim, judge, markdown, table, verdict
 from topk_lib.claims.compare import FULL, Difference, Paired, Record, Results, difference, loss, paired
 from topk_lib.claims.rules import HARD, SOFT, UNLABELLED, Finding
+from topk_lib.claims.runs import runs
 
 __all__ = [
     "CLAIMS",
@@ -21,6 +22,7 @@ __all__ = [
     "loss",
     "markdown",
     "paired",
+    "runs",
     "table",
     "verdict",
 ]
