@@ -17,7 +17,7 @@ import nbformat
 import pybtex.database
 import yaml
 
-from topk_lib import records
+from topk_lib import claims, records
 
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^(:{3,}|`{3,})\{([\w:-]+)\} ?(.*)$")
@@ -63,6 +63,7 @@ class Twin:
 
     def plain(self, markdown: str) -> str:
         markdown = re.sub(r"\{record\}`([^`]+)`", lambda m: records.cite(m[1]), markdown)
+        markdown = re.sub(r"\{verdict\}`(\w+)`", lambda m: claims.verdict(m[1]), markdown)
         markdown = re.sub(r"\{cite:?([pt]?)\}`([^`]+)`", lambda m: cited(m[2], m[1] != "t"), markdown)
         markdown = re.sub(r"\{eq\}`([\w-]+)`", lambda m: f"({self.numbers[m[1]]})", markdown)
         markdown = re.sub(r"\{(?:prf:)?ref\}`([\w-]+)`", self._reference, markdown)

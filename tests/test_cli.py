@@ -151,19 +151,39 @@ def test_export(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_study(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {}
+    seen: dict[str, Any] = {}
 
-    def run(**options: Any) -> list[str]:
-        seen.update(options)
+    def run(name: str, **options: Any) -> list[str]:
+        seen.update(options, name=name)
         return ["study/one"] if options["only"] else []
 
-    monkeypatch.setattr("topk_lib.training.study.run", run)
+    monkeypatch.setattr("topk_lib.studies.run", run)
     command("study", "imdb", "--list", "--train", "40")
-    assert seen == {"only": "", "list_only": True, "n_train": 40}
+    assert seen == {"name": "imdb", "only": "", "list_only": True, "n_train": 40}
     failed = CliRunner().invoke(app, ["study", "imdb", "--only", "one"])
     assert failed.exit_code == 1
     assert "1 runs failed: study/one" in failed.output
-    assert CliRunner().invoke(app, ["study", "other"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["other"], "there is no study 'other': choose one of imdb, "),
+        (
+            ["imdb", "--only", "zzz"],
+            "no run has 'zzz' in its name: they are called like study_4000/linear-k64",
+        ),
+        (["slices", "--train", "40"], "the study slices fixes its training reviews: leave --train out"),
+    ],
+)
+def test_study_says_what_it_cannot_do(
+    words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("topk_lib.records.device_kind", lambda: "cpu")
+    run = CliRunner().invoke(app, ["study", *words])
+    assert run.exit_code == 2
+    assert sentence in run.output
+    assert len(run.output.strip().splitlines()) == 1
 
 
 def test_where_to_record_is_looked_at_before_the_training(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -158,6 +159,47 @@ def test_the_tests_that_chapters_name_exist() -> None:
     assert named
     for file, test in sorted(named):
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
+
+
+def imports(path: Path) -> set[Path]:
+    """The files of the package that a file of it imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            named = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            module = str(node.module)
+            named = [f"{module}.{alias.name}" for alias in node.names]
+            # What is no module of its own comes from the package's __init__.
+            named += [module] * any(at(one) is None for one in named)
+        else:
+            continue
+        found |= {file for name in named if (file := at(name))}
+    return found
+
+
+def at(module: str) -> Path | None:
+    base = ROOT.joinpath(*module.split("."))
+    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
+
+
+FILES = sorted((ROOT / "topk_lib").rglob("*.py"))
+
+
+def test_no_two_files_import_each_other() -> None:
+    graph = {path: imports(path) & set(FILES) for path in FILES}
+    assert graph[ROOT / "topk_lib/studies/speed.py"] >= {
+        ROOT / "topk_lib" / name for name in ("records.py", "studies/imdb.py", "models/__init__.py")
+    }
+    mutual = {tuple(sorted((a.name, b.name))) for a in graph for b in graph[a] if a in graph[b] and a != b}
+    assert not mutual
+
+
+def test_no_file_is_long() -> None:
+    assert FILES
+    long = {str(path.relative_to(ROOT)): lines for path in FILES
+            if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400}  # fmt: skip
+    assert not long, "split by idea"
 
 
 def test_records_have_every_field() -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from topk_lib import studies
 from topk_lib.selectors import selector_names
 
 app = typer.Typer(
@@ -23,7 +24,6 @@ app = typer.Typer(
 
 SelectorName = Enum("SelectorName", {name: name for name in selector_names()}, type=str)  # type: ignore[misc]
 FIRST = SelectorName("first")
-StudyName = Enum("StudyName", {"imdb": "imdb"}, type=str)
 Source = Annotated[
     str | None,
     typer.Option(help='A folder of reviews, "hub" or "embedded". [default: TOPK_IMDB, the hub, embedded]'),
@@ -210,18 +210,17 @@ def export(
 
 @app.command()
 def study(
-    name: Annotated[StudyName, typer.Argument(help="Which study.")],
+    name: Annotated[str, typer.Argument(help=f"Which study: {', '.join(studies.names())}.")],
     only: Annotated[str, typer.Option(help="Only runs whose experiment/run contains this.")] = "",
     list_only: Annotated[bool, typer.Option("--list", help="Say what lacks a record; run nothing.")] = False,
     n_train: Annotated[
-        int | None, typer.Option("--train", help="Training reviews a run. [default: 4,000; on a GPU all]")
+        int | None,
+        typer.Option("--train", help="Training reviews a run, for imdb. [default: 4,000; on a GPU all]"),
     ] = None,
 ) -> None:
     """Make the runs of a study that have no record yet; the same command goes on."""
-    from topk_lib.training.study import run
-
     with _one_sentence():
-        failed = run(only=only, list_only=list_only, n_train=n_train)
+        failed = studies.run(name, only=only, list_only=list_only, n_train=n_train)
     if failed:
         typer.secho(f"topk-lib: {len(failed)} runs failed: {', '.join(failed)}", fg="red", err=True)
         raise typer.Exit(1)

@@ -20,17 +20,8 @@ from typing import Any
 
 import torch
 
-__all__ = [
-    "cite",
-    "device_kind",
-    "device_name",
-    "load",
-    "load_all",
-    "path_of",
-    "peak_memory",
-    "results_folder",
-    "write",
-]
+__all__ = ["cite", "device_kind", "device_name", "load", "load_all", "load_results", "path_of", "peak_memory",
+           "results_folder", "write"]  # fmt: skip
 
 _LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "triton")
 
@@ -139,6 +130,12 @@ def load_all(experiment: str) -> dict[str, dict[str, Any]]:
     folder = results_folder() / experiment
     runs = sorted({path.name.rsplit(".", 2)[0] for path in folder.glob("*.json")})
     return {run: load(experiment, run) for run in runs}
+
+
+def load_results() -> dict[str, dict[str, dict[str, Any]]]:
+    """Read every record there is: from an experiment to its records by run."""
+    folders = sorted(path.name for path in results_folder().iterdir() if path.is_dir())
+    return {folder: load_all(folder) for folder in folders}
 
 
 def cite(expression: str) -> str:

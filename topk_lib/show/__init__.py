@@ -2,7 +2,7 @@
 
 from topk_lib.show.budget import CHOICES, SIZES, Cost, cost, cost_change, cost_of_choice
 from topk_lib.show.explore import Explorer, explore
-from topk_lib.show.figures import accuracy_by_k, style, token_weights
+from topk_lib.show.figures import accuracy_by_k, accuracy_by_speed, accuracy_ranked, style, token_weights
 from topk_lib.show.hard import bits_deciding, counted_work
 from topk_lib.show.learning import learning
 from topk_lib.show.narrowing import narrowing
@@ -19,6 +19,8 @@ __all__ = [
     "Cost",
     "Explorer",
     "accuracy_by_k",
+    "accuracy_by_speed",
+    "accuracy_ranked",
     "bits_deciding",
     "bytes_moved",
     "cost",

@@ -3,7 +3,7 @@
 from topk_lib.training.attribution import attributions
 from topk_lib.training.baselines import nb_svm, tfidf_logistic
 from topk_lib.training.explain import Explanation, explain
-from topk_lib.training.finetune import FinetuneResult, evaluate, finetune, load_model, predict
+from topk_lib.training.finetune import FinetuneResult, evaluate, finetune, load_model, predict, tokenize
 from topk_lib.training.metrics import accuracy_interval, classification_metrics
 from topk_lib.training.search import search
 
@@ -21,4 +21,5 @@ __all__ = [
     "predict",
     "search",
     "tfidf_logistic",
+    "tokenize",
 ]

@@ -1,12 +1,10 @@
-"""What a smaller vocabulary costs a fine-tuned model that is not trained again: one record, resumable."""
+"""What a smaller vocabulary costs a fine-tuned model that is not trained again: row by row."""
 
 from __future__ import annotations
 
-import json
-import os
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,18 @@ from topk_lib.data import fingerprint, load_reviews, source_of, train_and_eval
 from topk_lib.models import TopKForSequenceClassification
 from topk_lib.models.vocabulary import select_vocabulary, sizes
 from topk_lib.selectors import ids_to_batch, make_selector
-from topk_lib.training.finetune import load_model, tokenize
-from topk_lib.training.metrics import accuracy_interval
-from topk_lib.training.study import SMALL, _packed, _teacher
+from topk_lib.studies.base import Made, Row, Rows, Run, packed
+from topk_lib.studies.imdb import SMALL, teacher
+from topk_lib.training import accuracy_interval, load_model, tokenize
 
-__all__ = ["vocabulary_study"]
+__all__ = ["runs", "vocabulary_study"]
 
 _RULES = ("frequency", "linear")  # by count, by weight for the task
 _ROWS = Path("runs") / "study_vocabulary" / "rows.json"
+
+
+def runs(*, gpu: bool) -> Iterator[Run]:
+    yield Run("study_vocabulary", "minilm", vocabulary_study)
 
 
 def vocabulary_study(
@@ -37,7 +39,7 @@ def vocabulary_study(
     n_fit: int = 2000,
     n_test: int = 2000,
     k: int = 64,
-) -> Path:
+) -> Made:
     """Shrink the vocabulary of a fine-tuned model by two rules, and measure it without retraining.
 
     The encoder keeps its weights. Each smaller one is wrapped again, with the linear selector fitted on
@@ -55,7 +57,7 @@ def vocabulary_study(
         k: tokens of each review that the encoder reads.
 
     Returns:
-        The record's path: in ``metrics.rows`` for "whole", "frequency-20000", "linear-20000" and so on
+        In ``metrics["rows"]`` for "whole", "frequency-20000", "linear-20000" and so on
 
         - ``accuracy`` with ``accuracy_low`` and ``accuracy_high``, and ``wrong``, a bit a review;
         - ``parameters``, ``embedding`` and ``bytes`` of the encoder;
@@ -63,8 +65,7 @@ def vocabulary_study(
           the unknown token;
         - ``coverage``: the share of the tokens, as the whole vocabulary splits, whose types are kept.
     """
-    begun = time.perf_counter()
-    folder = Path(folder) if folder is not None else _teacher(SMALL, 0)
+    folder = Path(folder) if folder is not None else teacher(SMALL, 0)
     model, tokenizer, _ = load_model(folder)
     train, _ = train_and_eval(evaluate_on="dev", n_train=n_train, n_eval=1, quiet=True)
     test = load_reviews(split="test", n=n_test, quiet=True)
@@ -77,47 +78,31 @@ def vocabulary_study(
         "source": source_of(test), "n_train": len(train), "n_eval": len(test),
         "train_fingerprint": fingerprint(train), "eval_fingerprint": fingerprint(test),
     }  # fmt: skip
-    rows = _found(settings | data)
+    rows = Rows(_ROWS, settings | data)
 
     ids = tokenize(tokenizer, texts)
     old = torch.tensor([i for text in tokenize(tokenizer, test["text"]) for i in text])
+    size = model.config.encoder.vocab_size
+
+    def shrunk(types: int, table: Tensor | None) -> Row:
+        kept, encoder, own = torch.arange(types), model.encoder, tokenizer
+        if table is not None:
+            encoder, own, kept, *_ = select_vocabulary(model.encoder, tokenizer, table, types)
+        row = sizes(encoder)._asdict() | {"coverage": torch.isin(old, kept).float().mean().item()}
+        return row | _measure(encoder, own, texts[:n_fit], labels[:n_fit], test, k)
+
     for rule in ("whole", *_RULES):
-        size = model.config.encoder.vocab_size
-        if rule != "whole":
-            fitted: Any = make_selector(rule, vocabulary=size).fit(ids, labels)
-        for types in (size,) if rule == "whole" else ks:
-            name = rule if rule == "whole" else f"{rule}-{types}"
-            if name in rows:
-                continue
-            kept, encoder, own = torch.arange(size), model.encoder, tokenizer
-            if rule != "whole":
-                encoder, own, kept, *_ = select_vocabulary(model.encoder, tokenizer, fitted.table, types)
-            row = sizes(encoder)._asdict() | {"coverage": torch.isin(old, kept).float().mean().item()}
-            rows[name] = row | _measure(encoder, own, texts[:n_fit], labels[:n_fit], test, k)
-            _ROWS.parent.mkdir(parents=True, exist_ok=True)
-            fresh = _ROWS.with_suffix(".tmp")
-            fresh.write_text(json.dumps({"of": settings | data, "rows": rows}))
-            os.replace(fresh, _ROWS)
-            print(f"{name}: accuracy {rows[name]['accuracy']:.2%}", flush=True)
-    return records.write(
-        "study_vocabulary", "minilm", metrics={"rows": rows}, settings=settings, data=data,
-        seconds=time.perf_counter() - begun,
-        command="topk-lib study imdb --only study_vocabulary/minilm",
-    )  # fmt: skip
-
-
-def _found(of: dict[str, Any]) -> dict[str, Any]:
-    """The rows of an interrupted call with the same settings and reviews."""
-    if not _ROWS.is_file():
-        return {}
-    before = json.loads(_ROWS.read_text())
-    rows: dict[str, Any] = before["rows"] if before["of"] == of else {}
-    return rows
+        fitted: Any = None if rule == "whole" else make_selector(rule, vocabulary=size).fit(ids, labels)
+        for types in ks if fitted else (size,):
+            name = f"{rule}-{types}" if fitted else rule
+            row = rows.measure(name, partial(shrunk, types, fitted.table if fitted else None))
+            print(f"{name}: accuracy {row['accuracy']:.2%}", flush=True)
+    return Made({"rows": rows.found}, settings, data)
 
 
 def _measure(
     encoder: Any, tokenizer: Any, texts: Sequence[str], labels: Sequence[int], test: Any, k: int
-) -> dict[str, Any]:
+) -> Row:
     """Wrap the encoder with a selector fitted on ``texts``, and let it answer the test reviews."""
     selector = make_selector("linear", vocabulary=encoder.config.vocab_size)
     selector.fit(tokenize(tokenizer, texts), labels)
@@ -130,7 +115,7 @@ def _measure(
     low, high = accuracy_interval(int(right.sum()), len(right))
     tokens = sum(map(len, ids))
     return {
-        "accuracy": float(right.mean()), "accuracy_low": low, "accuracy_high": high, "wrong": _packed(~right),
+        "accuracy": float(right.mean()), "accuracy_low": low, "accuracy_high": high, "wrong": packed(~right),
         "mean_tokens": tokens / len(ids),
         "unknown": sum(text.count(tokenizer.unk_token_id) for text in ids) / tokens,
     }  # fmt: skip

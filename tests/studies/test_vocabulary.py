@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import pytest
 from topk_lib.data import load_reviews
 from topk_lib.models import TopKForSequenceClassification
 from topk_lib.selectors import ids_to_batch
-from topk_lib.training import load_model, study_vocabulary
-from topk_lib.training.study_vocabulary import vocabulary_study
+from topk_lib.studies import vocabulary
+from topk_lib.studies.vocabulary import vocabulary_study
+from topk_lib.training import load_model
 
 FEW: dict[str, Any] = {"ks": (3000, 500), "n_train": 40, "n_fit": 20, "n_test": 16, "k": 16}
 
@@ -30,9 +30,8 @@ def folder(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path / "model"
 
 
-def test_one_record_with_a_row_a_vocabulary(folder: Path) -> None:
-    record = json.loads(vocabulary_study(folder, **FEW).read_text())
-    rows = record["metrics"]["rows"]
+def test_a_row_a_vocabulary(folder: Path) -> None:
+    rows = vocabulary_study(folder, **FEW).metrics["rows"]
     assert list(rows) == ["whole", *(f"{rule}-{k}" for rule in ("frequency", "linear") for k in (3000, 500))]
     whole = rows["whole"]
     assert whole["coverage"] == 1
@@ -61,7 +60,7 @@ def test_rows_are_measured_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         measured.append(encoder.config.vocab_size)
         return {"accuracy": 0.5}
 
-    monkeypatch.setattr(study_vocabulary, "_measure", measure)
+    monkeypatch.setattr(vocabulary, "_measure", measure)
     with pytest.raises(KeyboardInterrupt):
         vocabulary_study(folder, **FEW)
     stop_after[0] = 99
@@ -77,7 +76,7 @@ def test_the_answers_are_those_of_the_model(folder: Path) -> None:
     """A model that reads every token, its vocabulary whole, answers as its plain encoder does."""
     model, tokenizer, _ = load_model(folder)
     ids = tokenizer(["A warm film.", "Dull. I left.", "Fine"] * 15)["input_ids"]
-    answers = study_vocabulary._answers(model, ids)
+    answers = vocabulary._answers(model, ids)
     batch, mask = ids_to_batch(ids)
     expected = model.encoder(batch, attention_mask=mask).logits.argmax(-1)
     assert answers.tolist() == expected.tolist()

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from topk_lib import records
+from topk_lib import records, studies
 from topk_lib.data import load_reviews
-from topk_lib.training import study
+from topk_lib.studies import imdb
 from topk_lib.training.finetune import FinetuneResult
 
 
 def test_every_selector_at_every_k_once() -> None:
     for gpu in (False, True):
-        grid = list(study.runs(25_000, gpu=gpu))
+        grid = list(imdb.runs(gpu=gpu, n_train=25_000))
         assert len({one.name for one in grid}) == len(grid)
+        every = [imdb.options_of(one.name, 25_000) for one in grid]
         for k in (16, 32, 64, 128, *([256] if gpu else [])):
-            for selector in study.SELECTORS:
-                assert any(one.options["selector"] == selector and one.options["k"] == k for one in grid)
+            for selector in imdb.SELECTORS:
+                assert any(one["selector"] == selector and one["k"] == k for one in every)
     assert sum(one.name.startswith("gate-k64-s") for one in grid) == 3
 
 
 def test_all_runs_have_one_training_budget() -> None:
-    for one in study.runs(4000, gpu=False):
-        assert one.options["n_train"] == 4000
-        assert not one.options.keys() & {"epochs", "batch_size", "evaluate_on"}
+    for one in imdb.runs(gpu=False):
+        options = imdb.options_of(one.name, 4000)
+        assert options["n_train"] == 4000
+        assert not options.keys() & {"epochs", "batch_size", "evaluate_on"}
 
 
 def test_slices() -> None:
@@ -39,7 +40,7 @@ def test_slices() -> None:
         " ".join(["word"] * 50),
         "short",
     ]
-    parts = study.slices(texts, [0, 0, 1, 1, 0])
+    parts = imdb.slices(texts, [0, 0, 1, 1, 0])
     assert parts["contrary"].tolist() == [False, True, True, False, False]
     assert parts["negation"].tolist() == [True, False, False, False, False]
     assert parts["long"].tolist() == [False, False, False, True, False]
@@ -54,6 +55,12 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_the_page_of_slices_names_the_words_that_define_them() -> None:
+    page = (Path(__file__).parents[2] / "notebooks" / "18_how_few_tokens.md").read_text(encoding="utf-8")
+    for title, words in (("Praise", imdb._PRAISE), ("Blame", imdb._BLAME)):
+        assert f"{title}: *{', '.join(words.split())}*." in page
+
+
 def test_runs_are_recorded_once(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
@@ -66,8 +73,8 @@ def test_runs_are_recorded_once(results: Path, monkeypatch: pytest.MonkeyPatch) 
             folder, {"accuracy": 0.5}, options, {"n_eval": len(right)}, {"fit": 1.0}, predictions
         )
 
-    monkeypatch.setattr(study, "finetune", pretend)
-    assert study.run(only="study_4000/linear-k64-s", n_train=4000) == []
+    monkeypatch.setattr(imdb, "finetune", pretend)
+    assert studies.run("imdb", only="study_4000/linear-k64-s", n_train=4000) == []
     assert len(asked) == 3
     record = records.load("study_4000", "linear-k64-s0")
     wrong = np.unpackbits(np.frombuffer(bytes.fromhex(record["metrics"]["wrong"]), dtype=np.uint8))
@@ -75,7 +82,7 @@ def test_runs_are_recorded_once(results: Path, monkeypatch: pytest.MonkeyPatch) 
     assert wrong.sum() == 1
     assert wrong[0] == 1
     assert 0 < record["metrics"]["slices"]["long"]["n"] < record["data"]["n_eval"]
-    study.run(only="study_4000/linear-k64-s", n_train=4000)
+    studies.run("imdb", only="study_4000/linear-k64-s", n_train=4000)
     assert len(asked) == 3  # nothing twice
 
 
@@ -89,10 +96,10 @@ def test_a_teacher_has_read_no_review_that_its_student_has_not(
         labels = list(load_reviews(split="test", n=options["n_eval"], quiet=True)["label"])
         return FinetuneResult(folder, {"accuracy": 1.0}, options, {"n_eval": 1}, {"fit": 1.0}, labels)
 
-    monkeypatch.setattr(study, "finetune", pretend)
+    monkeypatch.setattr(imdb, "finetune", pretend)
     for name in ("distilled-k64-s1", "taught-k64-s2"):
         asked.clear()
-        assert study.run(only=name, n_train=4000) == []
+        assert studies.run("imdb", only=name, n_train=4000) == []
         (folder, teacher), (_, student) = asked
         assert student["teacher"] == str(folder)
         assert (teacher["selector"], teacher["k"]) == ("linear", 128)
@@ -109,45 +116,13 @@ def test_a_failed_run_does_not_stop_the_others(
     def fail(*_: Any, **__: Any) -> None:
         raise ValueError("no such thing")
 
-    monkeypatch.setattr(study, "finetune", fail)
-    failed = study.run(only="study_4000/linear-k64-s", n_train=4000)
+    monkeypatch.setattr(imdb, "finetune", fail)
+    failed = studies.run("imdb", only="study_4000/linear-k64-s", n_train=4000)
     assert failed == [f"study_4000/linear-k64-s{seed}" for seed in range(3)]
     assert "failed, going on: study_4000/linear-k64-s1: no such thing" in capsys.readouterr().err
 
 
 def test_listing_makes_nothing(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert study.run(only="gate-k64", list_only=True, n_train=4000) == []
+    assert studies.run("imdb", only="gate-k64", list_only=True, n_train=4000) == []
     assert "== study_4000/gate-k64-s0" in capsys.readouterr().out
     assert list(results.rglob("*.json")) == []
-
-
-def test_throughput_for_real(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = study.inference(ks=(8, 16), texts=8)
-    metrics = json.loads(path.read_text())["metrics"]
-    width, inner, layers = 384, 1536, 6
-    for k in (8, 16):  # every review is longer
-        # Four projections and two of the feed-forward part; scores and sums; the head reads [CLS].
-        layer = 2 * k * (4 * width**2 + 2 * width * inner) + 4 * k * k * width
-        head = 2 * width**2 + 2 * width * 2
-        assert metrics[f"first-k{k}"]["flops_per_text"] == layers * layer + head
-    for name in ("first-k8", "linear-k16", "gate-k8", "tfidf-k16"):
-        one = metrics[name]
-        assert one["slowest"] <= one["texts_per_second"] <= one["fastest"]
-        assert 0 < one["selector_share"] < 1
-
-
-def test_training_throughput_for_real(results: Path) -> None:
-    metrics = json.loads(study.training(ks=(8, 16), texts=8).read_text())["metrics"]
-    assert metrics.pop("texts") == 8
-    assert set(metrics) == {
-        f"{name}-k{k}" for name in ("first", "linear", "gate", "history") for k in (8, 16)
-    }
-    for one in metrics.values():
-        assert 0 < one["slowest"] <= one["texts_per_second"] <= one["fastest"]
-
-
-def test_fitting_for_real(results: Path) -> None:
-    metrics = json.loads(study.fitting(n_train=40).read_text())["metrics"]
-    assert set(metrics) == set(study.SELECTORS) - {"taught", "distilled"}
-    for one in metrics.values():
-        assert 0 < one["fastest"] <= one["seconds"] <= one["slowest"]
