@@ -1,4 +1,4 @@
-"""The checks of the chapter on the four meanings tell right from wrong, and name the mistake."""
+"""The checks of the chapter on the five meanings tell right from wrong, and name the mistake."""
 
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ def test_cheaper() -> None:
         "vocabulary": {"parameters"},
         "sequence": {"flops", "memory"},
         "routing": set(),
+        "attention": {"flops"},
         "decoding": set(),
     }
     assert checks.check_cheaper(right) == "Right."
@@ -74,6 +75,8 @@ def test_cheaper() -> None:
         right | {"vocabulary": {"parameters", "flops"}}
     )
     assert "sequence: memory falls too" in checks.check_cheaper(right | {"sequence": {"flops"}})
+    assert "another query may choose it" in checks.check_cheaper(right | {"attention": {"flops", "memory"}})
+    assert "attention: flops falls too" in checks.check_cheaper(right | {"attention": set()})
     assert "more parameters" in checks.check_cheaper(right | {"routing": {"flops"}})
 
 

@@ -1,5 +1,6 @@
 """Instant checks of exercises: each says what is right, or what is wrong and how to see it."""
 
+from topk_lib.checks.finetuning import check_rate, check_step, check_steps, check_train
 from topk_lib.checks.five_ways import (
     check_cheaper,
     check_encoder_flops,
@@ -80,6 +81,7 @@ __all__ = [
     "check_never_nan",
     "check_pieces",
     "check_presence",
+    "check_rate",
     "check_recall_accuracy",
     "check_rows_mask",
     "check_sampling_probabilities",
@@ -91,9 +93,12 @@ __all__ = [
     "check_soft_gradient",
     "check_softmax_limit",
     "check_staged_flops",
+    "check_step",
+    "check_steps",
     "check_straight_through",
     "check_threshold_search",
     "check_tie_mask",
+    "check_train",
     "check_two_token_jacobian",
     "check_weight_gradient",
 ]

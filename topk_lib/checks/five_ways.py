@@ -1,4 +1,4 @@
-"""Checks for the chapter on the four meanings of "choose k tokens"."""
+"""Checks for the chapter on the five meanings of "choose k tokens"."""
 
 from __future__ import annotations
 
@@ -112,6 +112,8 @@ _CHEAPER = {
                  "with the same weights"),
     "routing": (set(), "against one feed-forward block, E blocks with an even share of the tokens "
                 "do the same work, and hold more parameters"),
+    "attention": ({"flops"}, "the weighted sums take k values instead of n; every key and value stays in "
+                  "memory, for another query may choose it"),
     "decoding": (set(), "all logits are computed before k of them are kept"),
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ from topk_lib.show.budget import CHOICES, SIZES, Cost, cost, cost_change, cost_o
 from topk_lib.show.explore import Explorer, explore
 from topk_lib.show.figures import accuracy_by_k, accuracy_by_speed, accuracy_ranked, style, token_weights
 from topk_lib.show.hard import bits_deciding, counted_work
+from topk_lib.show.learning import learning
 from topk_lib.show.narrowing import narrowing
 from topk_lib.show.relaxation import curves, jacobian, threshold_curve
 from topk_lib.show.roofline import CARDS, bytes_moved, share_of_bandwidth, time_limits
@@ -30,6 +31,7 @@ __all__ = [
     "explore",
     "jacobian",
     "kept_text",
+    "learning",
     "narrowing",
     "routing_choices",
     "share_of_bandwidth",

@@ -132,7 +132,7 @@ def logits_of(trainer: Trainer, data: Dataset) -> torch.Tensor:
     order = lengths.argsort(stable=True)
     # Grouping by length would also shuffle what is evaluated.
     trainer.args.train_sampling_strategy = "sequential"
-    output = trainer.predict(data.select(order.tolist())).predictions
+    output = trainer.predict(data.select(order.tolist()).select_columns("input_ids")).predictions
     logits = torch.empty(len(data), output.shape[-1])
     logits[order] = torch.as_tensor(output, dtype=torch.float32)
     return logits
