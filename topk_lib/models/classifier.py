@@ -177,7 +177,7 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             closing=closing,
             **options,
         )
-        if max_length is not None and config.max_length <= around:
+        if max_length is not None and max_length <= around:
             raise ValueError(
                 f"max_length = {max_length} leaves no token beside the {around} special ones of a text: "
                 f"choose max_length > {around}, or None for whole texts"
@@ -188,8 +188,9 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             model.selector = selector.attach(model.encoder.get_input_embeddings())
         if model.selector.trainable:
             example = tokenizer(["a good film", "bad"], padding=True, return_tensors="pt")
+            ids = example["input_ids"].clamp(max=model.get_input_embeddings().num_embeddings - 1)
             with torch.no_grad():
-                model._check_presence(model.select(example["input_ids"], example["attention_mask"]))
+                model._check_presence(model.select(ids, example["attention_mask"]))
         return model, tokenizer
 
     def get_input_embeddings(self) -> Any:
