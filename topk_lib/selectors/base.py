@@ -241,6 +241,8 @@ def _choose_in_graph(
 
 def is_special(input_ids: Tensor, special_ids: Sequence[int]) -> Tensor:
     """(batch, length) bool: True for special tokens."""
+    if not len(special_ids):  # ONNX has no "any" of nothing
+        return torch.zeros_like(input_ids, dtype=torch.bool)
     ids = torch.as_tensor(list(special_ids), dtype=input_ids.dtype).to(input_ids.device)
     return (input_ids.unsqueeze(-1) == ids).any(-1)
 

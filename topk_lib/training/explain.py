@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from topk_lib.data import as_texts
 from topk_lib.models import TopKForSequenceClassification, errors_only, probabilities
 
 __all__ = ["Explanation", "explain"]
@@ -72,10 +73,11 @@ def explain(
 
     Raises:
         TypeError: ``text`` is no string.
-        ValueError: it has no token.
+        ValueError: it has no token, or holds half a character.
     """
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, got {type(text).__name__}")
+    as_texts([text])
     if max_length is None:
         max_length = model.config.max_length
     with errors_only():  # it would warn of texts over the maximum, which the selector shortens
