@@ -202,6 +202,22 @@ def test_no_file_is_long() -> None:
     assert not long, "split by idea"
 
 
+def test_a_chapter_that_names_a_claim_quotes_its_verdict() -> None:
+    quoting = set()
+    for path in (ROOT / "notebooks").glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        named = set(re.findall(r"\((C\d+)\)", text))
+        quoted = set(re.findall(r"\{verdict\}`(C\d+)`", text))
+        for table in re.findall(r"claims\.table\(([^)]*)\)", text):
+            quoted |= set(re.findall(r"C\d+", table))
+        assert named <= quoted, f"{path.name} names {named - quoted} and does not quote the verdict"
+        quoting |= quoted
+        # Nothing is said to hold beside a claim but by the verdict.
+        rows = re.findall(r"^\|.*\(C\d+\) \|(.*)\|$", text, re.MULTILINE)
+        assert not [row for row in rows if re.match(r"\W*(holds|fails)\b", row)], path.name
+    assert quoting >= {"C1", "C4", "C5", "C8", "C9", "C10", "C12", "C14"}
+
+
 def test_records_have_every_field() -> None:
     paths = sorted((ROOT / "results").rglob("*.json"))
     assert paths

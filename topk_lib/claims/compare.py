@@ -20,9 +20,30 @@ import numpy as np
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
-__all__ = ["ENOUGH", "FULL", "LEVEL", "Choice", "Difference", "Grid", "Missing", "Outcomes", "Paired",
-           "Record", "Results", "between", "by_k", "called", "cite", "comparable", "difference", "loss",
-           "paired", "split", "wrong"]  # fmt: skip
+__all__ = [
+    "ENOUGH",
+    "FULL",
+    "LEVEL",
+    "PLAIN",
+    "Choice",
+    "Difference",
+    "Grid",
+    "Missing",
+    "Outcomes",
+    "Paired",
+    "Record",
+    "Results",
+    "between",
+    "by_k",
+    "called",
+    "cite",
+    "comparable",
+    "difference",
+    "loss",
+    "paired",
+    "split",
+    "wrong",
+]
 
 Record = Mapping[str, Any]
 Results = Mapping[str, Mapping[str, Record]]
@@ -37,7 +58,8 @@ FULL: Choice = ("first", 512)
 LEVEL = 0.05
 ENOUGH = 3
 """Seeds that a verdict needs."""
-_RUN = re.compile(r"(\w+)-k(\d+)-s(\d+)")
+PLAIN = re.compile(r"(\w+)-k(\d+)-s(\d+)")
+"""The name of a run that differs from others in nothing but selector, k and seed."""
 
 
 class Paired(NamedTuple):
@@ -190,7 +212,7 @@ class Grid:
 
     def __init__(self, name: str, runs: Mapping[str, Record], least: int = 1) -> None:
         self.name, self.least = name, least
-        found = ((_RUN.fullmatch(run), record) for run, record in runs.items())
+        found = ((PLAIN.fullmatch(run), record) for run, record in runs.items())
         self.runs = {((m[1], int(m[2])), int(m[3])): record for m, record in found if m}
         self.compared: dict[tuple[Choice, ...], int] = {}
 

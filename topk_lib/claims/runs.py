@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["runs"]
+from topk_lib.claims.compare import PLAIN
 
-_PLAIN = re.compile(r"(\w+)-k(\d+)-s(\d+)")
+__all__ = ["runs"]
 
 
 def runs(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -26,5 +25,5 @@ def runs(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         {"run": name, "selector": plain[1], "k": int(plain[2]), "seed": int(plain[3])}
         | {key: record["metrics"][key] for key in ("accuracy", "accuracy_low", "accuracy_high")}
         for name, record in records.items()
-        if (plain := _PLAIN.fullmatch(name))
+        if (plain := PLAIN.fullmatch(name))
     ]

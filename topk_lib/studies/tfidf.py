@@ -1,29 +1,23 @@
 """Why TF-IDF keeps less of what tells the label than chance does: its parts, taken out one by one.
 
-What a rule keeps is read by the cheapest readers there are: a linear model, which knows no order, so
-that whatever a rule loses is lost by *which* tokens it keeps; and, to see whether that is so for one
-that knows English, the pretrained encoder as it is, with a linear model on its mean vector.
+What a rule keeps is read by the cheapest reader there is, a linear model. It knows no order, so that
+whatever a rule loses is lost by *which* tokens it keeps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from topk_lib import records
 from topk_lib.claims import compare
 from topk_lib.data import fingerprint, load_reviews, source_of
 from topk_lib.models import load_encoder
-from topk_lib.selectors import ids_to_batch
 from topk_lib.studies.base import Made, Row, Run
 from topk_lib.training import tokenize
 
@@ -33,7 +27,6 @@ COMMON, RARE = 100, 0.01  # the commonest types by texts; types in less than thi
 _BANDS = {"half": 0.5, "tenth": 0.1, "thirtieth": 1 / 30, "hundredth": 0.01, "thousandth": 0.001, "rest": 0.0}
 _SEEDS = 3
 _REFERENCES = ("tfidf", "random", "random_no_copies_no_common_no_rare")
-_FEW = ("tfidf", "tfidf_no_copies", "tfidf_no_copies_no_common_no_rare", "random", "linear")
 
 
 class Variant(NamedTuple):
@@ -103,8 +96,6 @@ class Texts(NamedTuple):
 def runs(*, gpu: bool) -> Iterator[Run]:
     for k in (16, 64):
         yield Run("tfidf_why", f"bag-k{k}", partial(_why, k))
-    yield Run("tfidf_why", "encoder-k64", partial(
-        _why, 64, n_train=1500, n_test=1500, names=_FEW, reader=_encoder_answers))  # fmt: skip
 
 
 def flat(token_ids: Sequence[Sequence[int]]) -> Texts:
@@ -194,8 +185,14 @@ class Fitted:
         }
 
 
-def _bag_answers(read: Texts, kept_read: np.ndarray, labels: np.ndarray, asked: Texts, kept_asked: np.ndarray,
-                 width: int) -> np.ndarray:  # fmt: skip
+def _answers(
+    read: Texts,
+    kept_read: np.ndarray,
+    labels: np.ndarray,
+    asked: Texts,
+    kept_asked: np.ndarray,
+    width: int,
+) -> np.ndarray:
     """(asked.n,) bool: logistic regression on the TF-IDF (its logarithm) of the tokens kept."""
     transform, reader = TfidfTransformer(sublinear_tf=True), LogisticRegression(max_iter=1000)
     reader.fit(transform.fit_transform(read.counts(width, kept_read)), labels)
@@ -203,41 +200,7 @@ def _bag_answers(read: Texts, kept_read: np.ndarray, labels: np.ndarray, asked: 
     return answers
 
 
-def _encoder_answers(read: Texts, kept_read: np.ndarray, labels: np.ndarray, asked: Texts,
-                     kept_asked: np.ndarray, width: int) -> np.ndarray:  # fmt: skip
-    """(asked.n,) bool: logistic regression on the mean vector of the frozen encoder, words in their order."""
-    encoder, tokenizer = load_encoder()
-    device = records.device_kind()
-    encoder.eval().to(device)
-
-    @torch.inference_mode()
-    def vectors(texts: Texts, chosen: np.ndarray) -> np.ndarray:
-        parts = np.split(texts.ids[chosen], np.searchsorted(texts.text[chosen], np.arange(1, texts.n)))
-        found = []
-        for start in range(0, texts.n, 64):
-            rows = [
-                [tokenizer.cls_token_id, *part, tokenizer.sep_token_id] for part in parts[start : start + 64]
-            ]
-            ids, mask = (x.to(device) for x in ids_to_batch(rows))
-            with torch.autocast(device, dtype=torch.bfloat16):
-                states = encoder.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
-            states = states.float() * mask.unsqueeze(-1)
-            found.append((states.sum(1) / mask.sum(1, keepdim=True)).cpu().numpy())
-        return np.concatenate(found)
-
-    reader = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-    reader.fit(vectors(read, kept_read), labels)
-    answers: np.ndarray = reader.predict(vectors(asked, kept_asked)).astype(bool)
-    return answers
-
-
-def _why(
-    k: int,
-    n_train: int = 4000,
-    n_test: int = 5000,
-    names: Sequence[str] = tuple(VARIANTS),
-    reader: Callable[..., np.ndarray] = _bag_answers,
-) -> Made:
+def _why(k: int, n_train: int = 4000, n_test: int = 5000) -> Made:
     """Every variant with three draws of training reviews; k counts [CLS] and [SEP], as everywhere.
 
     Returns:
@@ -251,8 +214,8 @@ def _why(
     data: dict[str, Any] = {"source": source_of(test), "n_train": n_train, "n_eval": len(test),
                             "train_fingerprint": [], "eval_fingerprint": fingerprint(test)}  # fmt: skip
     asked, truth = flat(tokenize(tokenizer, list(test["text"]))), np.asarray(test["label"])
-    right: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    looks: dict[str, list[Row]] = {name: [] for name in names}
+    right: dict[str, list[np.ndarray]] = {name: [] for name in VARIANTS}
+    looks: dict[str, list[Row]] = {name: [] for name in VARIANTS}
     bands = []
     for seed in range(_SEEDS):
         train = load_reviews(split="train", n=n_train, seed=seed, quiet=True)
@@ -260,9 +223,9 @@ def _why(
         read, labels = flat(tokenize(tokenizer, list(train["text"]))), np.asarray(train["label"])
         rules = Fitted(read, labels, tokenizer, seed)
         marks = {}
-        for name in names:
+        for name in VARIANTS:
             chosen, marks[name] = (rules.keep(texts, VARIANTS[name], k - 2) for texts in (read, asked))
-            answers = reader(read, chosen, labels, asked, marks[name], width)
+            answers = _answers(read, chosen, labels, asked, marks[name], width)
             right[name].append(answers == truth)
             looks[name].append(rules.look(asked, marks[name]))
             print(f"seed {seed}, {name}: {right[name][-1].mean():.1%}", flush=True)
@@ -273,10 +236,10 @@ def _why(
             "by_seed": [float(answers.mean()) for answers in right[name]],
             "over": {
                 other: compare.difference(np.stack(right[name]), np.stack(right[other]))._asdict()
-                for other in _REFERENCES if other in right and other != name
+                for other in _REFERENCES if other != name
             },
         } | _mean(looks[name])
-        for name in names
+        for name in VARIANTS
     }  # fmt: skip
     mean_bands = {edge: _mean([band[edge] for band in bands]) for edge in bands[0]}
     settings = {"seed": list(range(_SEEDS)), "k": k, "common_types": COMMON, "rare_below_share": RARE}
