@@ -347,21 +347,22 @@ def test_seeds_of_64_bits(seed: Any, tiny_encoder: Path) -> None:
         assert model(*batch_of(tokenizer)).kept.shape == (4, 8)
 
 
-@pytest.mark.parametrize("selector", selector_names())
-@pytest.mark.parametrize("size", [30530, 30000])
-def test_a_resized_vocabulary_is_saved(selector: str, size: int, tiny_encoder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("selector", ["first", "tfidf", "gate", "history"])
+def test_a_resized_vocabulary_is_saved(selector: str, tiny_encoder: Path, tmp_path: Path) -> None:
     model, tokenizer = built(tiny_encoder, selector)
     ids, mask = batch_of(tokenizer)
     before = model(ids, mask)
-    model.resize_token_embeddings(size)
-    assert torch.equal(model(ids, mask).logits, before.logits)
-    ids[:, 1] = size - 1
-    new = model(ids, mask)
-    model.save_pretrained(tmp_path)
-    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert again.config.encoder.vocab_size == size
-    assert torch.equal(again(ids, mask).logits, new.logits)
-    assert torch.equal(again(ids, mask).kept, new.kept)
+    for size in (30530, 30000):  # larger, then smaller
+        model.resize_token_embeddings(size)
+        assert torch.equal(model(ids, mask).logits, before.logits)
+        strange = ids.clone()
+        strange[:, 1] = size - 1
+        new = model(strange, mask)
+        model.save_pretrained(tmp_path)
+        again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+        assert again.config.encoder.vocab_size == size
+        assert torch.equal(again(strange, mask).logits, new.logits)
+        assert torch.equal(again(strange, mask).kept, new.kept)
 
 
 @pytest.mark.parametrize("selector", ["head_tail", "gate", "tfidf"])
@@ -372,7 +373,8 @@ def test_max_length_is_the_models_own(selector: str, tiny_encoder: Path, tmp_pat
     texts = [*TEXTS, "one two three " + "awful " * 200 + "end"]
     cut = tokenizer(texts, truncation=True, padding=True, return_tensors="pt")
     assert cut["input_ids"].shape[1] == 12
-    expected = model(**cut)
+    with torch.no_grad():
+        expected = model(**cut)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path)

@@ -59,7 +59,9 @@ def logits(model: Any, mask: Tensor | None, places: Tensor = PLACES, rows: int =
 
 def mask_of(model: Any, presence: Tensor, seen: Tensor | None = None) -> Tensor:
     seen = torch.ones_like(presence) if seen is None else seen
-    return presence_mask(presence, seen, model.config, torch.float64)
+    mask = presence_mask(presence, seen, model.config, torch.float64)
+    assert isinstance(mask, Tensor)
+    return mask
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -97,6 +99,7 @@ def test_padding_is_never_read() -> None:
 def test_the_mask_has_the_dtype_of_what_is_read(dtype: torch.dtype) -> None:
     presence = torch.ones(1, 3, requires_grad=True)
     mask = presence_mask(presence, torch.tensor([[1, 1, 0]]), BertConfig(), dtype)
+    assert isinstance(mask, Tensor)
     assert mask.dtype == dtype
     assert mask.shape == (1, 1, 1, 3)
     assert mask.flatten().tolist() == [0, 0, torch.finfo(dtype).min]

@@ -59,9 +59,8 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     ``pipeline("text-classification")`` work as usual, after ``import topk_lib.models`` or with
     ``trust_remote_code=True``: the page that ``save_pretrained`` writes beside the weights says so.
 
-    The answer is one of several classes, one number, or several labels at once, as ``problem_type`` and
-    ``num_labels`` of the configuration say; where they leave it open, the first labels decide, as
-    they do for any classifier of transformers.
+    The answer is one of several classes, a number, or several labels at once, as ``problem_type`` says;
+    where it is None the first labels decide, as for any classifier of transformers.
     """
 
     config_class = TopKConfig
@@ -176,7 +175,7 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             closing=closing,
             **options,
         )
-        if max_length is not None and config.max_length <= around:
+        if max_length is not None and max_length <= around:
             raise ValueError(
                 f"max_length = {max_length} leaves no token beside the {around} special ones of a text: "
                 f"choose max_length > {around}, or None for whole texts"
@@ -186,9 +185,10 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         if selector.state_dict():
             model.selector = selector.attach(model.encoder.get_input_embeddings())
         if model.selector.trainable:
-            example = tokenizer(["a good film", "bad"], padding=True, return_tensors="pt")
+            batch = tokenizer(["a good film", "bad"], padding=True, return_tensors="pt")
+            ids = batch["input_ids"].clamp(max=encoder.config.vocab_size - 1)
             with torch.no_grad():
-                model._check_presence(model.select(example["input_ids"], example["attention_mask"]))
+                model._check_presence(model.select(ids, batch["attention_mask"]))
         return model, tokenizer
 
     def get_input_embeddings(self) -> Any:

@@ -169,7 +169,7 @@ class TopKConfig(PreTrainedConfig):  # type: ignore[misc]
         if self.share is not None and not 0 < self.share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
         if self.num_labels == 1 and self.problem_type in (None, "single_label_classification"):
-            self.problem_type = "regression"
+            self.__setattr__("problem_type", "regression")
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:

@@ -225,11 +225,10 @@ def _reorder(model: Any, old: list[str], new: list[str]) -> None:
     rows = [where.get(name.casefold(), -1) for name in new]
     if sorted(rows) != list(range(len(old))) or rows == sorted(rows):
         return
-    inner = set(model.base_model.modules()) if model.base_model is not model else set()
-    encoder = getattr(model, "encoder", None)  # of a model that selects, which has the head
-    if hasattr(encoder, "base_model"):
-        inner = set(encoder.base_model.modules())
-    for module in model.modules():
+    # A model that selects has the head in its encoder.
+    classifier: Any = model.encoder if model.config.model_type == "topk" else model
+    inner = set(classifier.base_model.modules())
+    for module in classifier.modules():
         if isinstance(module, nn.Linear) and module.out_features == len(new) and module not in inner:
             with torch.no_grad():
                 for parameter in module.parameters():

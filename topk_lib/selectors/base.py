@@ -36,9 +36,11 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
         ValueError: it is below ``least`` or above ``most``.
     """
     try:
-        number = operator.index(None if isinstance(value, bool) else value)
+        number: int | None = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
     if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
     if most is not None and number > most:

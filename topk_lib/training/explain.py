@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ class Explanation:
         text: as given.
         label: the answer. Where a text may have several labels, those of a probability of a half or more,
             with commas between them, "none" where there is none; where the answer is a number, its name.
-        probability: of the answer, 0 to 1; of the most probable label where there may be several; None
+        probability: of the answer, 0 to 1; of the most probable label where there may be several; nan
             where the answer is a number.
         scores: of each label, its probability, or its number.
         read: how many tokens the model read, special tokens included.
@@ -33,7 +34,7 @@ class Explanation:
 
     text: str
     label: str
-    probability: float | None
+    probability: float
     scores: dict[str, float]
     read: int
     tokens: int
@@ -42,7 +43,7 @@ class Explanation:
     @property
     def answer(self) -> str:
         """The answer in words: "positive 98.1%", "toxic 91.0%, insult 60.2%", "stars 3.72"."""
-        if self.probability is None:
+        if math.isnan(self.probability):
             return ", ".join(f"{name} {value:.4g}" for name, value in self.scores.items())
         if self.label in self.scores:
             return f"{self.label} {self.scores[self.label]:.1%}"
@@ -98,7 +99,7 @@ def explain(
     return Explanation(
         text,
         ", ".join(scores) if number else label,
-        None if number else probability,
+        math.nan if number else probability,
         scores,
         len(kept),
         ids.shape[1],
