@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from topk_lib.ops.arguments import check_scores, last, number_per_row, rows_of_k, seeds_per_row
 from topk_lib.ops.backend import fold_batch, use_triton
-from topk_lib.ops.hard import _check, _check_k, hard_topk
-from topk_lib.ops.soft import _all_true, _per_row
+from topk_lib.ops.hard import hard_topk
 
 __all__ = ["Draw", "gumbel_topk", "sample_topk"]
 
@@ -58,15 +58,18 @@ def gumbel_topk(
         >>> gumbel_topk(torch.tensor([0.0, 9.0, 0.0, 9.0]), 2, seed=1).mask
         tensor([False,  True, False,  True])
     """
-    _check(logits, valid, "position")
-    rows = logits.movedim(dim, -1)
+    check_scores("logits", logits, valid)
+    rows, ok = last(logits, valid, dim)
     wide = rows.double()
-    possible = wide > -torch.inf
-    if valid is not None:
-        possible = possible & valid.expand_as(logits).movedim(dim, -1)
-    noise = -torch.log(-torch.log(_uniform(_seeds(seed, rows), rows.shape[-1])))
+    possible = wide != -torch.inf
+    if ok is not None:
+        possible = possible & ok
+    broken = (possible & ~(wide < torch.inf)).any(-1, keepdim=True)
+    possible = possible & ~broken
+    noise = -torch.log(-torch.log(_uniform(seeds_per_row(seed, rows), rows.shape[-1])))
     chosen = hard_topk(wide.detach() + noise, k, valid=possible, order="value")
-    log_prob = _plackett_luce(wide, chosen.indices, chosen.mask, possible).to(logits.dtype)
+    log_prob = _plackett_luce(wide, chosen.indices, chosen.mask, possible)
+    log_prob = log_prob.masked_fill(broken.squeeze(-1), torch.nan).to(logits.dtype)
     return Draw(chosen.indices.movedim(-1, dim), chosen.mask.movedim(-1, dim), log_prob)
 
 
@@ -105,24 +108,22 @@ def sample_topk(
         >>> sample_topk(torch.tensor([[0.0, 9.0, 1.0]]), 1, seed=0)
         tensor([1])
     """
-    _check(logits, None, "position")
-    width, per_row = _check_k(k, logits)
+    check_scores("logits", logits, None)
     n = logits.shape[-1]
+    width, per_row = rows_of_k(k, logits, least=1, unseen_width=n)
     if per_row is None:
         per_row = torch.full((logits.shape[:-1].numel(),), width, device=logits.device)
-    if per_row.numel() and not _all_true(k, per_row, lambda x: x >= 1):
-        raise ValueError(f"k must lie in 1..{n} (the length of a row), got {k}")
-    temp = _per_row("temperature", temperature, logits)
-    if not _all_true(temperature, temp, lambda x: (x > 0) & (x < torch.inf)):
-        raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
+    temp = number_per_row(
+        "temperature", temperature, logits, lambda x: (x > 0) & (x < torch.inf), "be above 0 and finite"
+    )
     share = None
     if top_p is not None:
-        share = _per_row("top_p", top_p, logits)
-        if not _all_true(top_p, share, lambda x: (x > 0) & (x <= 1)):
-            raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
-        share = share.reshape(-1)
-    uniform = _uniform(_seeds(seed, logits), 1).reshape(-1)
-    drawn: Tensor = _draw(logits.reshape(-1, n), per_row, width, temp.reshape(-1), share, uniform)
+        share = number_per_row(
+            "top_p", top_p, logits, lambda x: (x > 0) & (x <= 1), "be above 0 and at most 1"
+        ).detach()
+    u = _uniform(seeds_per_row(seed, logits), 1)
+    rest = (None if x is None else x.reshape(-1) for x in (temp.detach(), share, u))
+    drawn: Tensor = _draw(logits.detach().reshape(-1, n), per_row, width, *rest)
     return drawn.reshape(logits.shape[:-1])
 
 
@@ -147,7 +148,7 @@ def _draw(
             if column is not None:
                 drawn = column.gather(1, drawn.clamp(min=0)[:, None])[:, 0].where(drawn >= 0, -1)
             return drawn
-    if not flat.shape[1]:
+    if not flat.numel():
         return torch.full((len(flat),), -1, device=flat.device)
     alike = bool((per_row == width).all())
     values, column, _ = hard_topk(flat, width if alike else per_row)
@@ -207,18 +208,3 @@ def _uniform(seeds: Tensor, n: int) -> Tensor:
     column = torch.arange(1, n + 1, device=seeds.device)
     bits = mix(mix(seeds).unsqueeze(-1) + (column - 1) * _GOLDEN)
     return (((bits >> 12) & (2**52 - 1)).double() + 0.5) * 2.0**-52
-
-
-def _seeds(seed: int | Tensor | None, rows: Tensor) -> Tensor:
-    shape = rows.shape[:-1]
-    if seed is None:
-        return torch.randint(-(2**63), 2**63 - 1, shape, device=rows.device)
-    if isinstance(seed, Tensor):
-        if seed.is_floating_point() or seed.is_complex() or seed.dtype == torch.bool:
-            raise TypeError(f"seed must be an int or an integer tensor, got {seed.dtype}")
-        if seed.shape != shape:
-            raise ValueError(f"seed must hold one int per row, shape {tuple(shape)}, got {tuple(seed.shape)}")
-        return seed.to(rows.device, torch.int64)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise TypeError(f"seed must be an int or an integer tensor, got {type(seed).__name__}")
-    return seed + torch.arange(shape.numel(), device=rows.device).reshape(shape)
