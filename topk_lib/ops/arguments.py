@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -50,7 +51,7 @@ def untraced(*tensors: Tensor | None) -> bool:
 
 def transformed() -> bool:
     """Whether a transform of ``torch.func`` or forward-mode differentiation is at work."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def seen(tensor: Tensor) -> Tensor | None:
@@ -117,7 +118,10 @@ def rows_of_k(
     n = rows.shape[-1]
     if not isinstance(k, Tensor):
         width = _integer("k", k)
-        if width < least or width > n:
+        if isinstance(width, torch.SymInt):  # of a graph for every n: looked at when it runs
+            torch._check(width >= least)
+            torch._check(width <= n)
+        elif width < least or width > n:
             raise ValueError(
                 f"k must lie in {least if width < least else 0}..{n} (the length along dim), got {k}"
             )
@@ -162,7 +166,7 @@ def number_per_row(
         range_text: what the numbers must be, in words.
     """
     if not isinstance(value, Tensor):
-        value = _of_python(value)
+        value = _of_python(name, value)
         if isinstance(value, bool) or not isinstance(value, int | float | torch.SymInt | torch.SymFloat):
             raise TypeError(f"{name} must be a number or a tensor, got {_kind(value)}")
         if not allowed(value):
@@ -199,21 +203,26 @@ def seeds_per_row(seed: int | Tensor | None, rows: Tensor) -> Tensor:
             words = np.random.SeedSequence([abs(first), int(first < 0)]).generate_state(1, np.uint64)
             first = int(words[0])
         first = (first + 2**63) % 2**64 - 2**63
-    return first + torch.arange(shape.numel(), device=rows.device).reshape(shape)
+    return first + torch.arange(math.prod(shape), device=rows.device).reshape(shape)
 
 
 def _integer(name: str, value: Any) -> int:
     """An int of Python, NumPy or a compiler (whose ints are symbols)."""
-    value = _of_python(value)
+    value = _of_python(name, value)
     if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
         raise TypeError(f"{name} must be an int or an integer tensor, got {_kind(value)}")
     return value
 
 
-def _of_python(value: Any) -> Any:
+def _of_python(name: str, value: Any) -> Any:
     """A number of NumPy as one of Python."""
-    scalar = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)
-    return value.item() if scalar else value
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        if torch.compiler.is_dynamo_compiling():
+            torch._dynamo.graph_break(
+                msg=f"a graph cannot hold {name} as a number of NumPy: give int({name}) or float({name})"
+            )
+        return value.item()
+    return value
 
 
 def _check_integers(name: str, value: Tensor, rows: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -99,7 +100,7 @@ def _choose_from(
     rows: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The scores as (rows, n), and what :func:`_choose` chooses from them."""
-    flat = rows if rows.dim() == 2 else rows.reshape(rows.shape[:-1].numel(), rows.shape[-1])
+    flat = rows if rows.dim() == 2 else rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
     ok = None if ok is None else ok.reshape(flat.shape)
     # The bare code where it may run: an op's dispatch costs more than choosing from a short row.
     choose: Any = torch.ops.topk_lib.choose.default

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -112,7 +113,7 @@ def sample_topk(
     n = logits.shape[-1]
     width, per_row = rows_of_k(k, logits, least=1, unseen_width=n)
     if per_row is None:
-        per_row = torch.full((logits.shape[:-1].numel(),), width, device=logits.device)
+        per_row = torch.full((math.prod(logits.shape[:-1]),), width, device=logits.device)
     temp = number_per_row(
         "temperature", temperature, logits, lambda x: (x > 0) & (x < torch.inf), "be above 0 and finite"
     )

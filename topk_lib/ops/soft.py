@@ -72,11 +72,14 @@ def soft_topk(
 
 def hard_mask(rows: Tensor, k: int | float | Tensor, ok: Tensor | None) -> Tensor:
     """The mask of the whole numbers k, which :func:`prepare` has checked."""
-    numbers = seen(k) if isinstance(k, Tensor) else None
-    fractional = numbers is not None and not torch.equal(numbers, numbers.round())
-    if fractional or not (isinstance(k, Tensor) or k == int(k)):
+    inside_k = seen(k) if isinstance(k, Tensor) else None
+    fractional = inside_k is not None and not torch.equal(inside_k, inside_k.round())
+    if fractional or (isinstance(k, float) and k != int(k)):
         raise ValueError(f"hard=True (and SoftTopK in evaluation) needs whole numbers k, got {k}")
-    whole = k.detach().round().long().expand(rows.shape[:-1]) if isinstance(k, Tensor) else int(k)
+    if isinstance(k, Tensor):
+        whole: Any = k.detach().round().long().expand(rows.shape[:-1])
+    else:
+        whole = int(k) if isinstance(k, float) else k
     return topk_mask(rows.detach(), whole, valid=ok)
 
 
@@ -256,9 +259,9 @@ def _flat(rows: Tensor, *per_row: Tensor) -> list[Tensor]:
 
 
 def _on_cpu(rows: Tensor, *per_row: Tensor) -> list[Tensor]:
-    flat = rows.to(_wide(rows)).reshape(rows.shape[:-1].numel(), rows.shape[-1])
+    flat = rows.to(_wide(rows)).reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
     return [flat, *(x.double().reshape(-1) for x in per_row)]
 
 
 def _flags(ok: Tensor | None, rows: Tensor) -> Tensor | None:
-    return None if ok is None else ok.reshape(rows.shape[:-1].numel(), rows.shape[-1]).contiguous()
+    return None if ok is None else ok.reshape(math.prod(rows.shape[:-1]), rows.shape[-1]).contiguous()
