@@ -118,10 +118,7 @@ def rows_of_k(
     n = rows.shape[-1]
     if not isinstance(k, Tensor):
         width = _integer("k", k)
-        if isinstance(width, torch.SymInt):  # of a graph for every n: looked at when it runs
-            torch._check(width >= least)
-            torch._check(width <= n)
-        elif width < least or width > n:
+        if width < least or width > n:
             raise ValueError(
                 f"k must lie in {least if width < least else 0}..{n} (the length along dim), got {k}"
             )

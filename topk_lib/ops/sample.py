@@ -11,6 +11,7 @@ from torch import Tensor
 from topk_lib.ops.arguments import check_scores, last, number_per_row, rows_of_k, seeds_per_row
 from topk_lib.ops.backend import fold_batch, use_triton
 from topk_lib.ops.hard import hard_topk
+from topk_lib.ops.soft_torch import held
 
 __all__ = ["Draw", "gumbel_topk", "sample_topk"]
 
@@ -134,6 +135,7 @@ def _draw(
 ) -> Tensor:
     """One column of each row, (rows,) int64."""
     flat, column = flat.detach(), None
+    temperature = held(temperature, torch.float64 if flat.dtype == torch.float64 else torch.float32)
     if use_triton(flat.device):
         from topk_lib.kernels import sample as kernels
 
@@ -153,12 +155,15 @@ def _draw(
         return torch.full((len(flat),), -1, device=flat.device)
     alike = bool((per_row == width).all())
     values, column, _ = hard_topk(flat, width if alike else per_row)
-    z = (values.double() / temperature[:, None]).masked_fill(column < 0, -torch.inf)
+    wide = values.double().masked_fill(column < 0, -torch.inf)
+    peak = wide.amax(-1, keepdim=True)
     # NaN and +inf rank highest, so that they are among the k.
-    unfit = (values.isnan() | (values == torch.inf)).any(-1) | (z == -torch.inf).all(-1)
-    p = z.softmax(-1)
+    unfit = ~peak.isfinite()[:, 0]
+    # The difference first: the quotient of a large score would be infinite.
+    p = ((wide - peak) / temperature[:, None]).softmax(-1)
     if top_p is not None:
-        ranked, order = p.sort(dim=-1, descending=True, stable=True)
+        order = wide.argsort(dim=-1, descending=True, stable=True)
+        ranked = p.gather(-1, order)
         needed = ranked.cumsum(-1) - ranked < top_p[:, None]
         p = p * torch.zeros_like(needed).scatter(1, order, needed)
     walk = p.cumsum(-1)
