@@ -42,12 +42,15 @@ def hard_topk(
     Ties go to the lowest index, ``-0.0`` equals ``+0.0`` and NaN ranks highest, on every device.
     Entries with ``valid=False`` are never chosen, and a real score of -inf beats them. A row with
     fewer than k valid entries returns all of them; its spare slots (the last ones) hold index -1
-    and value 0. The gradient flows through ``values``.
+    and value 0. Derivatives of every order and mode flow through ``values``. All of this holds for
+    every number of each dtype, the denormal ones too, on a CPU and in the kernels alike.
 
     Args:
         scores: (..., n) float16, bfloat16, float32 or float64.
         k: 0 <= k <= n; an int, or an integer tensor with one k per row (``scores``' shape without
-            ``dim``). Then the last dimension of the result is as wide as the largest k.
+            ``dim``). Then the last dimension of the result is as wide as the largest k, that of the
+            whole batch inside ``vmap``; where the numbers in k cannot be read (on meta, and under
+            ``torch.compile(fullgraph=True)`` unless it captures scalars) take :func:`topk_mask`.
         dim: the dimension to choose along. In the result's ``values`` and ``indices`` it has
             length k.
         valid: bool, broadcastable to ``scores``; True for entries that may be chosen.
@@ -55,7 +58,7 @@ def hard_topk(
 
     Raises:
         TypeError: ``scores`` is not a float tensor, ``k`` not an integer, ``valid`` not bool.
-        ValueError: ``k`` outside 0..n, a wrong shape, an unknown ``order``.
+        ValueError: ``k`` outside 0..n, a wrong shape or device, an unknown ``order``.
 
     Example:
         >>> hard_topk(torch.tensor([0.2, 0.9, 0.9, 0.5]), 2).indices

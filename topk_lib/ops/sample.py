@@ -43,18 +43,21 @@ def gumbel_topk(
 
     The k largest of ``logits`` + Gumbel noise are such a draw (Yellott 1977; Kool et al. 2019).
     Entries of logit -inf are never drawn; a row with fewer than k possible entries returns all.
+    From a row that holds NaN or +inf among its valid logits nothing is drawn: its indices are -1 and
+    its ``log_prob`` is NaN.
 
     Args:
-        logits: (..., n) float16, bfloat16, float32 or float64, below +inf.
+        logits: (..., n) float16, bfloat16, float32 or float64.
         k: 0 <= k <= n; an int, or an integer tensor with one per row.
         dim: the dimension to draw along.
         valid: bool, broadcastable to ``logits``; True for entries that may be drawn.
-        seed: one int64 per row; a row's draw depends on its own seed and logits alone. An int s
-            stands for s, s + 1, ...; None takes seeds from PyTorch's generator.
+        seed: one int64 per row; a row's draw depends on its own seed and logits alone. An int s of
+            any size stands for s, s + 1, ..., wrapping around at 64 bits; None takes seeds from
+            PyTorch's generator. Inside ``vmap`` an int is the same for each example: give a tensor.
 
     Raises:
         TypeError: ``logits`` is not a float tensor, ``k`` or ``seed`` not an integer.
-        ValueError: ``k`` outside 0..n, a wrong shape.
+        ValueError: ``k`` outside 0..n, a wrong shape or device.
 
     Example:
         >>> gumbel_topk(torch.tensor([0.0, 9.0, 0.0, 9.0]), 2, seed=1).mask
@@ -87,7 +90,9 @@ def sample_topk(
 
     The k largest logits stay (ties to the lowest index), divided by the temperature and turned
     into probabilities; with ``top_p`` the fewest of these that sum to at least ``top_p`` stay
-    (Holtzman et al. 2020). One of what is left is drawn with its probability.
+    (Holtzman et al. 2020). One of what is left is drawn with its probability. The CPU path and the
+    kernels, which add up in float64 and float32, draw the same for finite logits and temperatures of
+    every size, but where the random number or ``top_p`` falls within rounding of an edge.
 
     Args:
         logits: (..., n) float16, bfloat16, float32 or float64. -inf is never drawn.
@@ -95,8 +100,9 @@ def sample_topk(
         temperature: above 0; a number, or a tensor with one per row.
         top_p: in (0, 1]; a number, or a tensor with one per row.
         seed: one int64 per row; a row's draw depends on its own seed and logits alone, whatever
-            the batch around it. An int s stands for s, s + 1, ...; None takes seeds from PyTorch's
-            generator.
+            the batch around it. An int s of any size stands for s, s + 1, ..., wrapping around at 64
+            bits; None takes seeds from PyTorch's generator. Inside ``vmap`` an int is the same for
+            each example: give a tensor.
 
     Returns:
         (...) int64; -1 in a row that holds NaN or +inf, or nothing but -inf.
@@ -104,7 +110,7 @@ def sample_topk(
     Raises:
         TypeError: ``logits`` is not a float tensor, ``k`` or ``seed`` not an integer.
         ValueError: ``k`` outside 1..n, ``temperature`` not above 0, ``top_p`` outside (0, 1], a
-            wrong shape.
+            wrong shape or device.
 
     Example:
         >>> sample_topk(torch.tensor([[0.0, 9.0, 1.0]]), 1, seed=0)
