@@ -161,14 +161,14 @@ def _draw(
         return torch.full((len(flat),), -1, device=flat.device)
     alike = bool((per_row == width).all())
     values, column, _ = hard_topk(flat, width if alike else per_row)
-    wide = values.double().masked_fill(column < 0, -torch.inf)
-    peak = wide.amax(-1, keepdim=True)
+    ranks = values.double().masked_fill(column < 0, -torch.inf)
+    peak = ranks.amax(-1, keepdim=True)
     # NaN and +inf rank highest, so that they are among the k.
     unfit = ~peak.isfinite()[:, 0]
     # The difference first: the quotient of a large score would be infinite.
-    p = ((wide - peak) / temperature[:, None]).softmax(-1)
+    p = ((ranks - peak) / temperature[:, None]).softmax(-1)
     if top_p is not None:
-        order = wide.argsort(dim=-1, descending=True, stable=True)
+        order = ranks.argsort(dim=-1, descending=True, stable=True)
         ranked = p.gather(-1, order)
         needed = ranked.cumsum(-1) - ranked < top_p[:, None]
         p = p * torch.zeros_like(needed).scatter(1, order, needed)

@@ -79,10 +79,14 @@ def soft_topk(
 
 def hard_mask(rows: Tensor, k: int | float | Tensor, ok: Tensor | None) -> Tensor:
     """The mask of the whole numbers k, which :func:`prepare` has checked."""
-    inside_k = seen(k) if isinstance(k, Tensor) else None
-    fractional = inside_k is not None and not torch.equal(inside_k, inside_k.round())
-    if fractional or (isinstance(k, float) and k != int(k)):
-        raise ValueError(f"hard=True (and SoftTopK in evaluation) needs whole numbers k, got {k}")
+    numbers = seen(k) if isinstance(k, Tensor) else None
+    fractions = [k] if isinstance(k, float) and k != int(k) else []
+    if numbers is not None:
+        fractions = numbers[numbers != numbers.round()].tolist()
+    if fractions:
+        raise ValueError(
+            f"hard=True (and SoftTopK in evaluation) needs whole numbers k, got {fractions[0]:g}"
+        )
     if isinstance(k, Tensor):
         whole: Any = k.detach().round().long().expand(rows.shape[:-1])
     else:
