@@ -143,8 +143,8 @@ def rows_of_k(
     elif not torch.compiler.is_exporting():
         raise ValueError(_UNSEEN_WIDTH)
     widest: Any = per_row.max().item()
-    torch._check(widest >= 0)
-    torch._check(widest <= n)
+    torch._check(widest >= 0)  # type: ignore[no-untyped-call]
+    torch._check(widest <= n)  # type: ignore[no-untyped-call]
     return widest, per_row
 
 
@@ -203,7 +203,7 @@ def seeds_per_row(seed: int | Tensor | None, rows: Tensor) -> Tensor:
     return first + torch.arange(math.prod(shape), device=rows.device).reshape(shape)
 
 
-def _integer(name: str, value: Any) -> int:
+def _integer(name: str, value: Any) -> Any:
     """An int of Python, NumPy or a compiler (whose ints are symbols)."""
     value = _of_python(name, value)
     if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):

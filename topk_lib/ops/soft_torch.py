@@ -66,8 +66,8 @@ def inside(
     live = rows.isfinite() & finite
     if ok is not None:
         live = live & ok
-    coarse, fine = taus.masked_fill(~finite, 0).split(1, -1)
-    z = (rows.to(wide).masked_fill(~live, 0) - coarse - fine) / inner
+    parts = taus.masked_fill(~finite, 0)
+    z = (rows.to(wide).masked_fill(~live, 0) - parts[..., :1] - parts[..., 1:]) / inner
     live = live & z.isfinite()
     return z.masked_fill(~live, 0), live, inner
 
