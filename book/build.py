@@ -1,4 +1,8 @@
-"""Build the book: find the reviews, drop stale outputs, run jupyter-book, print the index page."""
+"""Build the book: find the reviews, drop stale outputs, run jupyter-book, print the index page.
+
+python book/build.py                build it
+python book/build.py --if-changed   only where something that a page is made of has changed since
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,35 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from topk_lib.data import load_reviews, source_of
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "book" / "_build"
 
-# In place of jupyter-book's own, which lacks a doctype and a title.
-_INDEX = """<!DOCTYPE html>
+# jupyter-book's own index lacks a doctype and a title.
+_REDIRECT = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Choosing k</title>
-<meta http-equiv="refresh" content="0; url=book/intro.html"></head>
-<body><a href="book/intro.html">Choosing k</a></body></html>
+<meta http-equiv="refresh" content="0; url={to}"></head>
+<body><a href="{to}">Choosing k</a></body></html>
 """
+REDIRECTS = {
+    "index": "book/intro.html",
+    # addresses that pages had before
+    "notebooks/01_finetuning_imdb": "01_must_it_read_it_all.html",
+    "notebooks/02_four_ways": "10_five_ways.html",
+    "notebooks/03_hard_topk": "11_hard_topk.html",
+    "notebooks/04_soft_topk": "12_soft_topk.html",
+    "notebooks/05_mathematics": "13_mathematics.html",
+    "notebooks/06_gpu": "14_gpu.html",
+    "notebooks/07_hard_selection": "15_hard_selection.html",
+    "notebooks/08_soft_selection": "16_soft_selection.html",
+    "notebooks/09_vocabulary": "17_vocabulary.html",
+    "notebooks/10_how_few_tokens": "18_how_few_tokens.html",
+}
 
 
 def cache_key(source: str) -> str:
@@ -30,10 +50,26 @@ def cache_key(source: str) -> str:
         *(ROOT / "topk_lib").rglob("*"),
         *(ROOT / "results").rglob("*.json"),
     ]
+    return _hashed(digest, files)
+
+
+def page_key(source: str) -> str:
+    """What the pages depend on."""
+    digest = hashlib.sha256(cache_key(source).encode())
+    files = [
+        *ROOT.glob("*.yml"),
+        ROOT / "pyproject.toml",
+        *(ROOT / "notebooks").glob("*.md"),
+        *(path for path in (ROOT / "book").rglob("*") if BUILD not in path.parents),
+    ]
+    return _hashed(digest, files)
+
+
+def _hashed(digest: Any, files: Iterable[Path]) -> str:
     for path in sorted(files):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def keep_or_drop_cache(key: str) -> None:
@@ -55,6 +91,10 @@ def main() -> int:
         os.environ["TOPK_IMDB"] = "embedded"
     os.environ["TOPK_BOOK_SOURCE"] = source
     os.environ["TOPK_STATIC"] = "1"
+    stamp, key = BUILD / "html" / ".key", page_key(source)
+    if "--if-changed" in sys.argv and stamp.is_file() and stamp.read_text() == key:
+        print(f"the book is up to date: {BUILD / 'html' / 'index.html'}")
+        return 0
     keep_or_drop_cache(cache_key(source))
     shutil.rmtree(BUILD / "html", ignore_errors=True)
     code = subprocess.call(
@@ -69,7 +109,9 @@ def main() -> int:
     if code:
         print("the book was not built: see the warnings above", file=sys.stderr)
         return code
-    (BUILD / "html" / "index.html").write_text(_INDEX, encoding="utf-8")
+    for old, new in REDIRECTS.items():
+        (BUILD / "html" / f"{old}.html").write_text(_REDIRECT.format(to=new), encoding="utf-8")
+    stamp.write_text(key)
     print(f"the book, with outputs on {source}, 0 warnings: {BUILD / 'html' / 'index.html'}")
     return 0
 

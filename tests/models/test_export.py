@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,15 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
+def feed(ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None = None) -> dict[str, Any]:
+    types = torch.zeros_like(ids) if types is None else types
+    return {"input_ids": ids.numpy(), "attention_mask": mask.numpy(), "token_type_ids": types.numpy()}
+
+
 @pytest.mark.parametrize(
     ("selector", "options"),
     [
-        ("first", {}),
+        ("first", {"max_length": 40}),
         ("linear", {"share": 0.3}),
         ("tfidf", {}),
         ("gate", {"positions": "original"}),
@@ -59,7 +65,8 @@ def test_onnx_is_the_model(
 ) -> None:
     model, tokenizer = build(tiny_encoder, reviews, selector, **options)
     run = session(export_onnx(model, tokenizer, tmp_path / "new" / "model.onnx"))
-    assert [i.shape for i in run.get_inputs()] == [["batch", "length"]] * 2
+    assert {i.name for i in run.get_inputs()} == {"input_ids", "attention_mask", "token_type_ids"}
+    assert [i.shape for i in run.get_inputs()] == [["batch", "length"]] * 3
     assert [(o.name, o.shape) for o in run.get_outputs()] == [
         ("logits", ["batch", 2]),
         ("kept", ["batch", K]),
@@ -69,9 +76,11 @@ def test_onnx_is_the_model(
     assert min(lengths) < K < max(lengths)
     for rows in (range(len(ids)), range(4), [0], [1], [5], [15, 0]):
         inputs, mask = ids_to_batch([ids[i] for i in rows])
+        types = (inputs % 2) * mask  # as of two texts, shuffled
         with torch.inference_mode():
-            expected = model(inputs, mask)
-        logits, kept = run.run(None, {"input_ids": inputs.numpy(), "attention_mask": mask.numpy()})
+            expected = model(inputs, mask, token_type_ids=types)
+            assert (model(inputs, mask).logits - expected.logits).abs().max() > 1e-3
+        logits, kept = run.run(None, feed(inputs, mask, types))
         spare = ((0, 0), (0, K - expected.kept.shape[1]))  # ONNX always has k slots
         np.testing.assert_array_equal(kept, np.pad(expected.kept.numpy(), spare, constant_values=-1))
         np.testing.assert_allclose(logits, expected.logits.numpy(), atol=1e-4)
@@ -87,11 +96,12 @@ def test_the_tokenizer_beside_it(
     inputs = {
         "input_ids": np.array([f.ids for f in found]),
         "attention_mask": np.array([f.attention_mask for f in found]),
+        "token_type_ids": np.array([f.type_ids for f in found]),
     }
     assert inputs["input_ids"].shape == (5, 40)
     logits, kept = session(path).run(None, inputs)
     with torch.inference_mode():
-        expected = model(*(torch.from_numpy(x) for x in inputs.values()))
+        expected = model(**{name: torch.from_numpy(x) for name, x in inputs.items()})
     np.testing.assert_array_equal(kept, expected.kept)
     np.testing.assert_allclose(logits, expected.logits, atol=1e-4)
     inputs["attention_mask"][1] = 0
@@ -113,7 +123,7 @@ def test_ties_and_infinities(
     mask = (torch.rand(16, 200) < torch.linspace(0, 1, 16)[:, None]).long()  # holes of padding too
     with torch.inference_mode():
         expected = model.select(inputs, mask).chosen.indices
-    kept = run.run(["kept"], {"input_ids": inputs.numpy(), "attention_mask": mask.numpy()})[0]
+    kept = run.run(["kept"], feed(inputs, mask))[0]
     np.testing.assert_array_equal(kept, expected)
 
 
@@ -131,3 +141,40 @@ def test_what_cannot_be_exported(tiny_encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="must be a TopKForSequenceClassification, got Linear"):
         export_onnx(torch.nn.Linear(2, 2), None, tmp_path / "model.onnx")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_target_is_refused_before_the_work(
+    tiny_encoder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    model, tokenizer = TopKForSequenceClassification.from_encoder(tiny_encoder, k=K)
+    monkeypatch.setattr(torch.export, "export", None)  # it would be a TypeError
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken.tokenizer.json").mkdir()
+    for target, why in (
+        (tmp_path, "is a folder: name the file to write"),
+        ("", "is a folder: name the file to write"),
+        (tmp_path / "taken.onnx", "taken.tokenizer.json is a folder"),
+        (tmp_path / "file" / "model.onnx", r"could not write .*/file/model.onnx \("),
+    ):
+        with pytest.raises(OSError, match=why):
+            export_onnx(model, tokenizer, target)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "taken.tokenizer.json"]
+
+
+def test_a_full_disk_leaves_the_old_files(tiny_encoder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    model, tokenizer = TopKForSequenceClassification.from_encoder(tiny_encoder, k=K)
+    path = tmp_path / "model.onnx"
+    path.write_text("old graph")
+    path.with_suffix(".tokenizer.json").write_text("old tokenizer")
+
+    def full(self: Any, target: Path, **_: Any) -> None:
+        Path(target).write_bytes(b"half a graph")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch.onnx.ONNXProgram, "save", full)
+    with pytest.raises(OSError, match=r"could not write .*model.onnx \(No space left on device\)"):
+        export_onnx(model, tokenizer, path)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+        "model.onnx": "old graph",
+        "model.tokenizer.json": "old tokenizer",
+    }

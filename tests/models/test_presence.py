@@ -120,11 +120,12 @@ def selecting(config: PreTrainedConfig, selector: str = "gate") -> TopKForSequen
 
 def test_an_encoder_that_takes_the_mask_for_something_else_is_refused() -> None:
     model = selecting(DebertaV2Config(**SIZES, relative_attention=True, pos_att_type=["p2c"]))
-    ids, mask = ids_to_batch([[2, 9, 14, 30, 21, 8, 3]])
+    # With fewer than k tokens its attention gives NaN for such a mask, which no comparison holds for.
+    ids, mask = ids_to_batch([[2, 9, 3]])
     model.eval()(ids, mask)  # reading is no trouble
     with pytest.raises(ValueError, match="DebertaV2ForSequenceClassification cannot have tokens"):
         model.train()(ids, mask)
-    with pytest.raises(ValueError, match="attributions need: choose BERT, RoBERTa"):
+    with pytest.raises(ValueError, match="attributions need: choose an encoder whose attention adds"):
         attributions(model, [[2, 9, 14, 30, 21, 8, 3]])
 
 

@@ -547,7 +547,7 @@ def test_frozen_rows_have_no_gradient() -> None:
         ({"k": 601}, ValueError, r"k must lie in 257\.\.600, got 601"),
         ({"k": 256}, ValueError, r"k must lie in 257\.\.600, got 256"),
         ({"k": 0}, ValueError, r"k must lie in 257\.\.600, got 0"),
-        ({"k": 300.0}, TypeError, "k must be an int, got float"),
+        ({"k": 300.0}, TypeError, "k must be a whole number, got 300.0"),
         ({"rest": "keep"}, ValueError, '"drop" or "freeze", got \'keep\''),
         ({"model": torch.nn.Linear(2, 2)}, TypeError, "PreTrainedModel, got Linear"),
     ],

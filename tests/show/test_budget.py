@@ -123,6 +123,39 @@ def test_experts(k: int) -> None:
     assert four.flops - one.flops == SMALL["layers"] * (watched(layer, x)[1] - watched(dense, x)[1])
 
 
+def attention_on_k_keys(x: Tensor, k: int) -> Tensor:
+    """One head without biases: every query scores all keys, and gathers the values of the k best."""
+    query, key, value = x, x, x
+    chosen = hard_topk(query @ key.T, k)
+    weights = chosen.values.softmax(-1)  # (n, k)
+    return (weights[:, None] @ value[chosen.indices]).squeeze(1)
+
+
+@pytest.mark.parametrize("keys", [1, 5, 12])
+def test_attention_on_k_keys(keys: int) -> None:
+    x = torch.randn(12, SMALL["hidden"])
+    fewer, full = (show.cost("encoder", **SMALL, n=12, keys=k) for k in (keys, None))
+    got, flops = watched(lambda x: attention_on_k_keys(x, keys), x)
+    saved = watched(lambda x: attention_on_k_keys(x, 12), x)[1] - flops
+    assert full.flops - fewer.flops == SMALL["layers"] * saved
+    assert full[0] == fewer[0]
+    assert full[2:] == fewer[2:]
+    if keys == 12:
+        torch.testing.assert_close(got, (x @ x.T).softmax(-1) @ x)
+
+
+def test_a_long_text_turns_the_shares_round() -> None:
+    full, chosen, words = show.cost_of_choice("sequence, decoder", 1 / 64, show.SIZES["large"], n=131072)
+    assert words == "k = 2,048 of 131,072 positions"
+    assert round(chosen.flops / full.flops, 2) == 0.18
+    assert round(full.cache / 1e9) == 137
+    assert round(full.weights / 1e9) == 30
+    full, chosen, _ = show.cost_of_choice("attention, decoder", 1 / 64, show.SIZES["large"], n=131072)
+    assert chosen.cache == full.cache
+    short, few, _ = show.cost_of_choice("sequence, decoder", 1 / 64, show.SIZES["large"], n=256)
+    assert few.flops / short.flops > 0.98
+
+
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of all tensors made and not yet freed."""
 
@@ -174,12 +207,17 @@ def test_what_each_choice_changes() -> None:
     assert ratios("sequence, decoder")[2] < 0.55
     assert ratios("routing")[0] > 1.3
     assert 1 < ratios("routing")[1] < 1.001
+    assert ratios("attention, encoder")[1] < 1
+    assert ratios("attention, encoder")[::2] == (1, 1)
+    assert ratios("attention, decoder")[1] < 1
+    assert ratios("attention, decoder")[::2] == (1, 1)
     assert ratios("decoding") == (1, 1, 1)
     words = [show.cost_of_choice(c, 0.25, show.SIZES["MiniLM"])[2] for c in show.CHOICES]
     assert words[0] == "k = 7,630 of 30,522 token types"
     assert words[2] == words[3] == "k = 64 of 256 positions"
     assert words[4] == "4 experts, each takes k = 64 of 256 tokens"
-    assert words[5] == "k = 7,630 of 30,522 candidates"
+    assert words[5] == words[6] == "each query reads k = 64 of 256 keys"
+    assert words[7] == "k = 7,630 of 30,522 candidates"
 
 
 def test_the_whole_is_no_choice() -> None:
@@ -207,6 +245,8 @@ def test_the_figure_names_what_it_shows() -> None:
         ({"n": 513}, "n must be at most positions = 512, got 513"),
         ({"k": 9}, "k must be at most 8"),
         ({"k": -1}, "k must be at least 0"),
+        ({"keys": 9}, "keys must lie between 1 and n = 8, got 9"),
+        ({"keys": 0}, "keys must lie between 1 and n = 8, got 0"),
     ],
 )
 def test_bad_sizes(change: dict[str, Any], message: str) -> None:

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from topk_lib.cli import app
 from topk_lib.selectors.gate import GateSelector
-from topk_lib.training import evaluate, finetune, predict
-from topk_lib.training.finetune import Settings, _last_checkpoint, load_model
+from topk_lib.training import Settings, evaluate, finetune, load_model, predict
+from topk_lib.training.folder import last_checkpoint
 from topk_lib.training.trainer import make_trainer
 
 OPTIONS: dict[str, Any] = {
@@ -107,45 +107,34 @@ def test_other_settings_in_the_folder_are_refused(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"k": 0}, ValueError, "k must be above 0, got 0"),
-        ({"epochs": -1}, ValueError, "epochs must be above 0"),
-        ({"final_temperature": 0.0}, ValueError, "final_temperature must be above 0"),
-        (
-            {"precision": "int8"},
-            ValueError,
-            "precision must be auto, fp32, bf16 or fp16, got 'int8'",
-        ),
-        ({"selector": "best"}, ValueError, "unknown selector 'best'"),
-        ({"selector": "distilled"}, ValueError, "learns from a teacher: name the folder"),
-        (
-            {"selector": "linear", "teacher": "x"},
-            ValueError,
-            "have a teacher, not linear",
-        ),
-        ({"kk": 3}, TypeError, "no option 'kk': choose from model"),
         ({"k": 9999}, ValueError, r"k = 9999 is more than .* reads: choose k <= 128"),
+        ({"k": 1}, ValueError, "k must be above 2, got 1: 2 tokens of each text are special ones"),
+        ({"max_length": 1}, ValueError, "max_length must be at least 2, got 1"),
+        ({"keep_after": "9:4"}, ValueError, "layer"),
+        ({"keep_after": "0:0"}, ValueError, "0"),
+        (
+            {"selector": "taught", "teacher": "nowhere"},
+            OSError,
+            "nowhere holds no model of topk-lib finetune",
+        ),
+        ({"model": "nowhere/at-all"}, OSError, "nowhere/at-all"),
+        ({"source": "nowhere"}, FileNotFoundError, "no folder 'nowhere' with reviews"),
     ],
 )
-def test_bad_settings(
+def test_what_is_refused_leaves_nothing_behind(
     tiny_encoder: Path, tmp_path: Path, options: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        finetune(tmp_path / "x", quiet=True, **OPTIONS | {"model": str(tiny_encoder)} | options)
-
-
-def test_half_written_checkpoints_are_passed_over(tmp_path: Path) -> None:
-    for step, state in ((5, "{}"), (10, '{"epoch": 0.'), (15, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
-    assert _last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
+        finetune(tmp_path / "a" / "b", quiet=True, **OPTIONS | {"model": str(tiny_encoder)} | options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_predict_input() -> None:
     assert predict("anywhere", []) == []
     with pytest.raises(TypeError, match="write"):
         predict("anywhere", "one string")
+    with pytest.raises(TypeError, match="text 1 is None"):
+        predict("anywhere", ["fine", None])  # type: ignore[list-item]
     with pytest.raises(FileNotFoundError, match="holds no model of topk-lib finetune"):
         predict("nowhere", ["x"])
 
@@ -172,11 +161,11 @@ def test_the_same_command_resumes_after_kill_9(tiny_encoder: Path, tmp_path: Pat
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while _last_checkpoint(broken) is None and process.poll() is None and time.monotonic() < deadline:
+    while last_checkpoint(broken) is None and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert _last_checkpoint(broken) is not None
+    assert last_checkpoint(broken) is not None
     assert not (broken / "topk_result.json").exists(), "it ended before it could be killed"
     again = subprocess.run(
         [*program, *_command(broken, tiny_encoder, *epochs)], capture_output=True, text=True
@@ -251,15 +240,6 @@ def test_other_reviews_in_the_folder_are_refused(trained: Path, tmp_path: Path) 
         finetune(trained, quiet=True, **OPTIONS | _model(trained) | {"source": tmp_path, "selector": "first"})
 
 
-def test_what_is_refused_leaves_nothing_behind(tiny_encoder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    teacher = {"selector": "taught", "teacher": str(tmp_path / "typo")}
-    for wrong in ({"model": str(tmp_path / "typo")}, {"k": 9999}, teacher):
-        with pytest.raises((OSError, ValueError)):
-            finetune(folder, quiet=True, **OPTIONS | {"model": str(tiny_encoder)} | wrong)
-    finetune(folder, quiet=True, **OPTIONS | {"model": str(tiny_encoder), "selector": "first"})
-
-
 def test_a_teacher_sees_both_classes_of_a_sorted_source(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,3 +267,84 @@ def test_the_loss_is_the_mean_of_a_batch_for_trainer_too(trained: Path) -> None:
     model, tokenizer, _ = load_model(trained)
     trainer = make_trainer(model, tokenizer, Settings(), trained, quiet=True)
     assert not trainer.model_accepts_loss_kwargs
+
+
+def rows_in(
+    folder: Path, labels: list[Any], words: list[str], splits: tuple[str, ...] = ("train", "test")
+) -> Path:
+    folder.mkdir()
+    rows = [{"text": f"{word} day {i}", "label": label}
+            for i in range(12) for word, label in zip(words, labels, strict=True)]  # fmt: skip
+    for split in splits:
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def told(*words: Any) -> Any:
+    run = CliRunner().invoke(app, [str(word) for word in words])
+    assert run.exit_code == 0, run.output
+    return json.loads(run.output)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "problem", "selector", "k"),
+    [
+        (["ham", "spam", "eggs"], ["eggs", "ham", "spam"], "single_label_classification", "linear", 3),
+        ([0.5, 2.0, 4.5], ["score"], "regression", "first", 3),
+        ([["rude"], ["rude", "loud"], []], ["loud", "rude"], "multi_label_classification", "gate", 5),
+    ],
+)
+def test_every_kind_of_label(
+    tiny_encoder: Path, tmp_path: Path, labels: list[Any], names: list[str], problem: str, selector: str,
+    k: int,
+) -> None:  # fmt: skip
+    data = rows_in(tmp_path / "data", labels, ["good", "bad", "odd"])
+    out = tmp_path / "out"
+    result = told(
+        "finetune", out, "--source", data, "--model", tiny_encoder, "--selector", selector, "--k", k,
+        "--learning-rate", 1e-2, "--epochs", 30, "--batch-size", 12, "--precision", "fp32", "--json",
+    )  # fmt: skip
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    assert (model.config.problem_type, list(model.config.id2label.values())) == (problem, names)
+    again = told("evaluate", out, "--source", data, "--json")
+    answer = told("predict", out, "bad day 3")
+    shown = CliRunner().invoke(app, ["explain", str(out), "bad day 3"]).output
+    table = CliRunner().invoke(app, ["evaluate", str(out), "--source", str(data), "--quiet"]).output
+    if problem == "regression":
+        assert result["root_mean_squared_error"] < 1.2 < 1.6  # of the mean alone: 1.64
+        assert again["pearson"] == pytest.approx(result["pearson"], abs=1e-4)
+        assert answer["number"] == pytest.approx(predict(out, ["bad day 3"])[0], rel=1e-4)
+        assert "score " in shown
+        assert "mean absolute error" in table
+        return
+    assert result["classes"] == names == list(answer["probabilities"])
+    assert len(predict(out, ["bad day 3"])[0]) == len(names)  # type: ignore[arg-type]
+    assert again["f1"] == pytest.approx(result["f1"])
+    assert all(f"\n{name} " in table for name in names)
+    if problem == "single_label_classification":
+        assert result["accuracy"] == 1.0
+        assert answer["label"] == "spam"
+        assert "spam" in shown
+    else:
+        assert result["micro_f1"] > 0.7
+        assert answer["labels"] == [name for name, p in answer["probabilities"].items() if p >= 0.5]
+
+
+def test_one_class_is_too_few(tiny_encoder: Path, tmp_path: Path) -> None:
+    data = rows_in(tmp_path / "data", ["ham", "ham"], ["good", "bad"])
+    with pytest.raises(
+        ValueError, match="all 24 training reviews are of the class 'ham': to learn takes two"
+    ):
+        finetune(tmp_path / "out", source=data, model=str(tiny_encoder), k=4, quiet=True)
+
+
+def test_evaluating_goes_by_the_names_of_classes(trained: Path, tmp_path: Path) -> None:
+    other = rows_in(tmp_path / "a", ["positive"], ["good"], ("test",))
+    numbered = rows_in(tmp_path / "b", [1], ["good"], ("test",))
+    found = [evaluate(trained, source=source, quiet=True)["confusion"] for source in (other, numbered)]
+    assert found[0] == found[1]
+    assert sum(found[0][1]) == 12
+    with pytest.raises(
+        ValueError, match=r"the class 'spam', which the model lacks .known: negative, positive"
+    ):
+        evaluate(trained, source=rows_in(tmp_path / "c", ["spam"], ["good"], ("test",)), quiet=True)

@@ -137,3 +137,17 @@ def test_the_command(tiny_encoder: Path, tmp_path: Path) -> None:
     again = CliRunner().invoke(app, command)
     assert again.output == run.output
     assert len(study.get_trials()) == 2
+
+
+def test_what_stands_in_the_folder_of_a_search(stand: Stand, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"no run of topk-lib's .notes.txt."):
+        search(tmp_path, 1, quiet=True)
+    (tmp_path / "notes.txt").unlink()
+    for name in ("old copy", "999"):
+        (tmp_path / "trials" / name).mkdir(parents=True)
+    search(tmp_path, 1, quiet=True)
+    assert len(stand.calls) == 1
+    (tmp_path / "search.db").write_text("no database")
+    with pytest.raises(ValueError, match=r"search.db cannot be read .*: delete it to search anew"):
+        search(tmp_path, 1, quiet=True)

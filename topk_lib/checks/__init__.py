@@ -1,7 +1,7 @@
 """Instant checks of exercises: each says what is right, or what is wrong and how to see it."""
 
-from topk_lib.checks.finetuning import check_f1, check_middle_scores, check_recall_accuracy
-from topk_lib.checks.four_ways import (
+from topk_lib.checks.finetuning import check_rate, check_step, check_steps, check_train
+from topk_lib.checks.five_ways import (
     check_cheaper,
     check_encoder_flops,
     check_expert_choice,
@@ -22,7 +22,7 @@ from topk_lib.checks.hard_topk import (
     check_rows_mask,
     check_tie_mask,
 )
-from topk_lib.checks.how_few import (
+from topk_lib.checks.how_few_tokens import (
     check_mcnemar,
     check_shared_level,
     check_smallest_k,
@@ -34,20 +34,37 @@ from topk_lib.checks.mathematics import (
     check_two_token_jacobian,
     check_weight_gradient,
 )
-from topk_lib.checks.soft import (
+from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.soft_selection import (
+    check_chance,
+    check_corrected,
+    check_presence,
+    check_score_gradient,
+    check_share_budgets,
+)
+from topk_lib.checks.soft_topk import (
     check_clip_threshold,
     check_softmax_limit,
     check_straight_through,
     check_threshold_search,
 )
+from topk_lib.checks.vocabulary import (
+    check_coverage,
+    check_merge_parts,
+    check_pieces,
+    check_share_after,
+)
 
 __all__ = [
     "check_best_block",
     "check_bytes",
+    "check_chance",
     "check_cheaper",
     "check_chi_squared",
     "check_clip_threshold",
     "check_common_beats_rare",
+    "check_corrected",
+    "check_coverage",
     "check_distinct",
     "check_encoder_flops",
     "check_exp_threshold",
@@ -59,19 +76,29 @@ __all__ = [
     "check_limit",
     "check_mask_kernel",
     "check_mcnemar",
+    "check_merge_parts",
     "check_middle_scores",
     "check_never_nan",
+    "check_pieces",
+    "check_presence",
+    "check_rate",
     "check_recall_accuracy",
     "check_rows_mask",
     "check_sampling_probabilities",
+    "check_score_gradient",
+    "check_share_after",
+    "check_share_budgets",
     "check_shared_level",
     "check_smallest_k",
     "check_soft_gradient",
     "check_softmax_limit",
     "check_staged_flops",
+    "check_step",
+    "check_steps",
     "check_straight_through",
     "check_threshold_search",
     "check_tie_mask",
+    "check_train",
     "check_two_token_jacobian",
     "check_weight_gradient",
 ]

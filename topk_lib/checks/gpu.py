@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
+from topk_lib.checks.base import check
 from topk_lib.reference import hard_topk
 
 __all__ = ["check_bytes", "check_limit", "check_mask_kernel"]
 
 
+@check
 def check_bytes(answer: float) -> str:
     """Check the bytes of 100 rows of 1,000 float32 scores, k = 10, everything moved once."""
     right = 100 * (1000 * 4 + 1000 + 10 * 12)
@@ -21,11 +23,12 @@ def check_bytes(answer: float) -> str:
         100 * (1000 * 4 + 10 * 12): "the mask is written too, one byte a score",
         100 * (1000 * 4 + 1000 * 4 + 10 * 12): "a bool of the mask takes one byte, not four",
     }
-    if answer == right:
+    if float(answer) == right:
         return "Right."
     return f"Not yet: {wrong.get(int(answer), 'count the scores read, the mask, the values, the indices')}."
 
 
+@check
 def check_limit(answer: str) -> str:
     """Check what limits 30 steps of 3 operations a score at 60e12 operations and 3e12 bytes a second."""
     text = answer.strip().lower()
@@ -39,6 +42,7 @@ def check_limit(answer: str) -> str:
     return 'Not yet: answer "arithmetic" or "memory".'
 
 
+@check
 def check_mask_kernel(kernel: Any) -> str:
     """Check a learner's Triton kernel that writes the mask of a row from its k-th largest score.
 
@@ -61,7 +65,9 @@ def check_mask_kernel(kernel: Any) -> str:
     clear = torch.tensor([[3.0, 1, 4, 1.5, 5, 9, 2, 6, 0.5, 0.2, 8, 7, -1, -2, -3, -4]])
     tied = torch.tensor([[1.0, 2.0, 2.0, 0.0, 2.0, 3.0, 2.0, 0.0] * 2])
     short = torch.tensor([[1.0, 5.0, 3.0], [2.0, 0.0, 4.0]])
-    for name, scores, k in (("clear", clear, 4), ("tied", tied, 5), ("short", short, 2)):
+    negative = torch.tensor([[-1.0, -5.0, -3.0], [-2.0, -9.0, -4.0]])
+    cases = (("clear", clear, 4), ("tied", tied, 5), ("short", short, 2), ("negative", negative, 2))
+    for name, scores, k in cases:
         try:
             framed = run(scores.to(device), k)
         except Exception as error:  # whatever the learner's kernel raises is what to tell
@@ -88,6 +94,11 @@ def check_mask_kernel(kernel: Any) -> str:
             return f"Almost: only {int(got.sum())} of {k} are chosen: some that equal the edge belong too."
         if name == "tied":
             return "Almost: as many as there should be, but of those tied at the edge the first count."
+        if name == "negative":
+            return (
+                "Almost: it is right for positive scores, wrong for negative ones: what is loaded beyond the "
+                "row is 0 then, and larger than they are. Use other=-float('inf'), or column < n."
+            )
         if name == "short":
             return (
                 "Almost: it is right where n is a power of two, wrong for n = 3 with BLOCK = 16: what is "

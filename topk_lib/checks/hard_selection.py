@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from topk_lib.checks.base import check, close, differ, floats
 from topk_lib.selectors import choose
 
 __all__ = ["check_chi_squared", "check_common_beats_rare", "check_distinct", "check_keep_negation"]
 
 
+@check
 def check_common_beats_rare(times: int) -> str:
     """Check how often a type of every text must occur to beat one that 1 of 25,000 texts has."""
     rare = math.log(25_001 / 2) + 1
@@ -29,6 +31,7 @@ def check_common_beats_rare(times: int) -> str:
     return f"Not yet: {times} times 1 is {times}, and the rare type has {rare:.2f}."
 
 
+@check
 def check_chi_squared(chi_squared: Callable[[Sequence[float], Sequence[float]], float]) -> str:
     """Check a learner's ``chi_squared(observed, shares)`` of one token type."""
     for observed, shares in (
@@ -41,9 +44,7 @@ def check_chi_squared(chi_squared: Callable[[Sequence[float], Sequence[float]], 
         expected = [share * total for share in shares]
         parts = [(o - e) ** 2 / e for o, e in zip(observed, expected, strict=True)]
         got = chi_squared(list(observed), list(shares))
-        if got is None:
-            return "Not yet: your function returns nothing (None): return the sum."
-        if math.isclose(got, sum(parts), rel_tol=1e-9, abs_tol=1e-12):
+        if close(got, sum(parts)):
             continue
         equal = total / len(observed)
         hints = (
@@ -55,18 +56,17 @@ def check_chi_squared(chi_squared: Callable[[Sequence[float], Sequence[float]], 
              "divide by what is expected, not by what was observed"),
             (math.sqrt(sum(parts)), "no root is taken"),
         )  # fmt: skip
-        hint = next((f" ({text})" for value, text in hints if math.isclose(got, value)), "")
+        hint = next((f" ({text})" for value, text in hints if close(got, value)), "")
         shown = ", ".join(f"{share:.3g}" for share in shares)
-        return (
-            f"Not yet: for {list(observed)} with shares {shown} it is {sum(parts):.4g}, "
-            f"yours gives {got:.4g}{hint}."
-        )
+        right, yours = differ(sum(parts), got)
+        return f"Not yet: for {list(observed)} with shares {shown} it is {right}, yours gives {yours}{hint}."
     return "Right."
 
 
+@check
 def check_distinct(distinct: Callable[[Tensor, Tensor], Tensor]) -> str:
     """Check a learner's ``distinct(scores, input_ids)``: later copies of a type come last."""
-    ids = torch.tensor([[5, 6, 5, 7, 6, 8], [9, 9, 9, 9, 4, 9]])
+    ids = torch.tensor([[5, 6, 5, 7, 6, 8], [6, 6, 6, 6, 5, 6]])
     for scores in (
         torch.tensor([[3.0, 2.0, 3.0, 1.0, 2.0, 0.5], [4.0, 4.0, 4.0, 4.0, 1.0, 4.0]]),
         torch.tensor([[-3.0, -2.0, -3.0, -1.0, -2.0, -5.0], [-4.0, -4.0, -4.0, -4.0, -6.0, -4.0]]),
@@ -77,10 +77,16 @@ def check_distinct(distinct: Callable[[Tensor, Tensor], Tensor]) -> str:
             return f"Not yet: return scores of the shape {tuple(ids.shape)} of input_ids."
         if not torch.equal(scores, before):
             return "Almost: you changed the scores that you were given; work on a copy."
+        got = floats(got)
         if bool(got.isnan().any()):
             return "Not yet: some of your scores are NaN, which ranks highest."
         first = torch.tensor([[1, 1, 0, 1, 0, 1], [1, 0, 0, 0, 1, 0]]).bool()
         if not torch.equal(got[first], scores[first]):
+            if torch.equal(got[0], scores[0].where(first[0], got[0])):
+                return (
+                    "Almost: a type of the first text is not yet a copy in the second: "
+                    "what was seen is forgotten with each text."
+                )
             return "Not yet: the first occurrence of each type must keep its score."
         for row, wanted in enumerate(([0, 1, 3, 5], [0, 4])):
             k = len(wanted)
@@ -94,27 +100,54 @@ def check_distinct(distinct: Callable[[Tensor, Tensor], Tensor]) -> str:
     return "Right: as long as there are new types, no place goes to a copy."
 
 
+@check
 def check_keep_negation(keep_negation: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
     """Check a learner's ``keep_negation(scores, input_ids, negations)``."""
-    # 1 and 2 are negations: before a stronger token, before a weaker one, and last.
-    ids = torch.tensor([[7, 1, 8, 2, 9, 1], [2, 7, 8, 9, 7, 1]])
-    scores = torch.tensor([[9.0, 0.1, 3.0, 2.0, 1.0, 0.2], [0.3, 0.4, 5.0, 2.0, 6.0, 0.7]])
-    wanted = torch.tensor([[9.0, 3.0, 3.0, 2.0, 1.0, 0.2], [0.4, 0.4, 5.0, 2.0, 6.0, 0.7]])
+    # 1 and 2 are negations: before a stronger token, before a weaker one, before another negation,
+    # and last, where a score of 0 for what is not there would raise it.
+    ids = torch.tensor([[7, 1, 8, 2, 9, 1], [2, 1, 8, 9, 7, 1], [8, 1, 9, 7, 8, 2]])
+    scores = torch.tensor(
+        [[9.0, 0.1, 3.0, 2.0, 1.0, 0.2], [0.3, 0.4, 5.0, 2.0, 6.0, 0.7], [-1.0, -4.0, -2.0, -3.0, -6.0, -5.0]]
+    )
+    wanted = torch.tensor(
+        [[9.0, 3.0, 3.0, 2.0, 1.0, 0.2], [0.4, 5.0, 5.0, 2.0, 6.0, 0.7], [-1.0, -2.0, -2.0, -3.0, -6.0, -5.0]]
+    )
     before = scores.clone()
     got = keep_negation(scores, ids, torch.tensor([1, 2]))
     if not isinstance(got, Tensor) or got.shape != ids.shape:
         return f"Not yet: return scores of the shape {tuple(ids.shape)} of input_ids."
     if not torch.equal(scores, before):
         return "Almost: you changed the scores that you were given; work on a copy."
+    got = floats(got)
+    if torch.equal(got, scores):
+        return "Not yet: nothing has changed; the first negation must be raised from 0.1 to 3."
+    if torch.equal(got, wanted):
+        return "Right: where good is read, so is the not before it."
     negation = (ids == 1) | (ids == 2)
     if not torch.equal(got[~negation], scores[~negation]):
         return "Not yet: only negations may change; some other token has a new score."
-    if not torch.equal(got[:, -1], wanted[:, -1]):
-        return "Almost: the last token has none after it: its score must stay. (Did you take the first?)"
-    if float(got[0, 3]) < 2.0:
-        return "Almost: a negation with a higher score than the token after it must keep its own."
-    if torch.equal(got, scores):
-        return "Not yet: nothing has changed; the first negation must be raised from 0.1 to 3."
-    if not torch.equal(got, wanted):
-        return f"Not yet: wanted {wanted[0].tolist()} in the first text, yours gives {got[0].tolist()}."
-    return "Right: where good is read, so is the not before it."
+    for row in range(len(ids)):
+        for at in range(ids.shape[1]):
+            have, want = float(got[row, at]), float(wanted[row, at])
+            if have != want:
+                return _negation_problem(scores[row], ids[row].tolist(), at, have, want)
+    raise AssertionError("some score differs")
+
+
+def _negation_problem(scores: Tensor, ids: list[int], at: int, have: float, want: float) -> str:
+    own, last = float(scores[at]), len(ids) - 1
+    where = f"of the tokens {ids} with scores {[round(x, 2) for x in scores.tolist()]}, position {at}"
+    if at == last and have == 0:
+        return f"Almost, {where}: nothing stands after the last token, and nothing is not a score of 0."
+    if at == last:
+        first = " (Did you take the first?)" if have == max(own, float(scores[0])) else ""
+        return (
+            f"Almost, {where}: nothing stands after the last token; its {own:g} stays, not {have:g}{first}."
+        )
+    if have == float(scores[at + 1]) < own:
+        return f"Almost, {where}: its own {own:g} is higher than what follows, and must stay."
+    if at and have == max(own, float(scores[at - 1])):
+        return f"Not yet, {where}: you took the token before it; the one after it counts."
+    if have == own:
+        return f"Almost, {where}: it must rise from {own:g} to {want:g}. Are all of `negations` looked for?"
+    return f"Not yet, {where}: {want:g} is right, yours gives {have:g}."

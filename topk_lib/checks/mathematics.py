@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from topk_lib.checks.base import check
+
 __all__ = ["check_exp_threshold", "check_soft_gradient", "check_two_token_jacobian", "check_weight_gradient"]
 
 
+@check
 def check_weight_gradient(answer: Sequence[Sequence[float]]) -> str:
     """Check dL/dW of a cross entropy at p = (1/4, 1/2, 1/4), right class 2 (from 0), h = (2, -1)."""
     got = torch.as_tensor(answer, dtype=torch.float64)
@@ -33,6 +36,7 @@ def check_weight_gradient(answer: Sequence[Sequence[float]]) -> str:
     return f"Not yet: look at row {row}; its p - y is {error:g}, to be multiplied by h = (2, -1)."
 
 
+@check
 def check_exp_threshold(tau: float) -> str:
     """Check tau of the link exp at scores (0, log 2, log 4), k = 2, temperature 1."""
     known = {
@@ -56,6 +60,7 @@ def check_exp_threshold(tau: float) -> str:
     return f"Not yet: this tau gives the weights {listed}, whose sum is {sum(weights):.3f}. It is {verdict}."
 
 
+@check
 def check_soft_gradient(gradient: Callable[[Tensor, Tensor, Tensor, float], Any]) -> str:
     """Check a learner's (g_scores, g_k, g_temperature) as a function of d, z, g and temperature."""
     z = torch.tensor([0.5, -1.0, 2.0, 0.25], dtype=torch.float64)
@@ -95,6 +100,7 @@ def check_soft_gradient(gradient: Callable[[Tensor, Tensor, Tensor, float], Any]
     return "Right: all three terms."
 
 
+@check
 def check_two_token_jacobian(answer: Sequence[Sequence[float]]) -> str:
     """Check dw/ds of the link sigmoid at scores (0, 4 log 3), k = 1, temperature 2."""
     got = torch.as_tensor(answer, dtype=torch.float64)
@@ -121,7 +127,7 @@ def check_two_token_jacobian(answer: Sequence[Sequence[float]]) -> str:
 
 
 def _near(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=0, atol=1e-6))
+    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-5, atol=1e-5))
 
 
 def _size(tensor: Tensor) -> str:

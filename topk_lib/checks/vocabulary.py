@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from topk_lib.checks.base import check
+
 __all__ = ["check_coverage", "check_merge_parts", "check_pieces", "check_share_after"]
 
 _REST, _WIDTH, _BEFORE, _AFTER = 85_842_432, 768, 50_257, 5000  # GPT-2, its head tied
 
 
+@check
 def check_share_after(share: float) -> str:
     """Check the embedding's share of GPT-2 (124,439,808 parameters) with 5,000 token types left."""
     table = _AFTER * _WIDTH
@@ -30,6 +33,7 @@ def check_share_after(share: float) -> str:
     return f"Not yet: 5,000 rows of 768 numbers, over all that is left; {share:g} is not it."
 
 
+@check
 def check_pieces(pieces: Sequence[str]) -> str:
     """Check the pieces of "lovely" when "love" and "##vel" are gone."""
     got = list(pieces)
@@ -47,13 +51,17 @@ def check_pieces(pieces: Sequence[str]) -> str:
     return f"Not yet: {got} spells the word, but some piece is not the longest that matches there."
 
 
+@check
 def check_coverage(coverage: Callable[[Tensor, int], float | Tensor]) -> str:
     """Check a learner's ``coverage(counts, k)``: the share of all tokens in the k commonest types."""
-    for numbers, k in (([1.0, 6.0, 0.0, 2.0, 1.0], 2), ([5.0, 3.0, 2.0], 1), ([4.0, 4.0], 2)):
+    for numbers, k in (
+        ([1.0, 6.0, 0.0, 2.0, 1.0], 2),
+        ([5.0, 3.0, 2.0], 1),
+        ([4.0, 4.0], 2),
+        ([4.0, 1.0, 4.0, 4.0], 2),
+    ):
         counts = torch.tensor(numbers)
         answer = coverage(counts, k)
-        if answer is None:
-            return "Not yet: your function returns nothing (None): return the share."
         got = float(answer)
         right = float(counts.sort(descending=True).values[:k].sum() / counts.sum())
         if abs(got - right) < 1e-6:
@@ -67,10 +75,14 @@ def check_coverage(coverage: Callable[[Tensor, int], float | Tensor]) -> str:
             return f"{said}: that is per cent."
         if abs(got - right * float(counts.sum())) < 1e-6:
             return f"{said}: divide by the sum of all counts."
+        at_edge = counts[counts >= counts.sort(descending=True).values[k - 1]]
+        if abs(got - float(at_edge.sum() / counts.sum())) < 1e-6:
+            return f"{said}: {len(at_edge)} types are tied at the edge, and only {k} may be kept."
         return f"{said}."
     return "Right."
 
 
+@check
 def check_merge_parts(
     raise_parts: Callable[[dict[str, float], list[tuple[str, str]]], dict[str, float]],
 ) -> str:
@@ -80,8 +92,6 @@ def check_merge_parts(
               "ab": 4.0, "abc": 1.0, "abcd": 9.0, "ef": 3.0}  # fmt: skip
     right = dict.fromkeys(scores, 9.0) | {"e": 5.0, "f": 3.0, "ef": 3.0}
     got = raise_parts(dict(scores), list(merges))
-    if got is None:
-        return "Not yet: your function returns nothing (None): return the scores."
     if got == right:
         return "Right."
     if got == scores:

@@ -1,7 +1,9 @@
 """The article's claims and what the records say of them."""
 
-from topk_lib.claims.compare import FULL, Paired, Record, Results, loss, paired
-from topk_lib.claims.rules import CLAIMS, HARD, SOFT, UNLABELLED, Claim, Finding, judge, markdown
+from topk_lib.claims.article import CLAIMS, Claim, judge, markdown, table, verdict
+from topk_lib.claims.compare import FULL, Difference, Paired, Record, Results, difference, loss, paired
+from topk_lib.claims.rules import HARD, SOFT, UNLABELLED, Finding
+from topk_lib.claims.runs import runs
 
 __all__ = [
     "CLAIMS",
@@ -10,12 +12,17 @@ __all__ = [
     "SOFT",
     "UNLABELLED",
     "Claim",
+    "Difference",
     "Finding",
     "Paired",
     "Record",
     "Results",
+    "difference",
     "judge",
     "loss",
     "markdown",
     "paired",
+    "runs",
+    "table",
+    "verdict",
 ]

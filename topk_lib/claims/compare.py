@@ -1,11 +1,12 @@
 """Comparing recorded runs of selectors.
 
-- Two models tested on the same reviews are compared by the reviews that one of them alone got right,
-  with McNemar's exact test (:func:`paired`); where a record has not kept its answers, by their 95%
-  intervals, which must not overlap.
+- Two models tested on the same reviews are compared review by review. With one seed each the luck is
+  that of the reviews: McNemar's exact test (:func:`paired`). With more, the luck of the training comes
+  beside it, and neither may pass for the other (:func:`difference`).
+- Where a record has not kept its answers, the accuracies are compared as if of different reviews.
 - Comparisons made together share a chance of 5% to see a difference where there is none: each is
   tested at 5% over their number (Bonferroni).
-- With several seeds a model is better where it is better with every one that both have.
+- Three seeds of both (:data:`ENOUGH`) are needed before anything is said to hold or to fail.
 """
 
 from __future__ import annotations
@@ -17,9 +18,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest, norm
+from scipy.stats import t as student
 
-__all__ = ["FULL", "LEVEL", "Choice", "Grid", "Missing", "Outcomes", "Paired", "Record", "Results", "by_k",
-           "called", "cite", "comparable", "loss", "paired", "split", "wrong"]  # fmt: skip
+__all__ = [
+    "ENOUGH",
+    "FULL",
+    "LEVEL",
+    "PLAIN",
+    "Choice",
+    "Difference",
+    "Grid",
+    "Missing",
+    "Outcomes",
+    "Paired",
+    "Record",
+    "Results",
+    "between",
+    "by_k",
+    "called",
+    "cite",
+    "comparable",
+    "difference",
+    "loss",
+    "paired",
+    "split",
+    "wrong",
+]
 
 Record = Mapping[str, Any]
 Results = Mapping[str, Mapping[str, Record]]
@@ -32,7 +56,10 @@ Outcomes = dict[tuple[Choice, Choice], int]
 FULL: Choice = ("first", 512)
 """All that the encoder can read."""
 LEVEL = 0.05
-_RUN = re.compile(r"(\w+)-k(\d+)-s(\d+)")
+ENOUGH = 3
+"""Seeds that a verdict needs."""
+PLAIN = re.compile(r"(\w+)-k(\d+)-s(\d+)")
+"""The name of a run that differs from others in nothing but selector, k and seed."""
 
 
 class Paired(NamedTuple):
@@ -51,6 +78,28 @@ class Paired(NamedTuple):
     p: float
 
 
+class Difference(NamedTuple):
+    """How much more often the first of two models is right than the second.
+
+    Attributes:
+        mean: the difference of the shares of right answers, over all seeds.
+        error: its standard error.
+        freedom: degrees of freedom that the error is known with.
+        p: how likely one at least as large is, were the two equally good.
+        seeds: of both.
+    """
+
+    mean: float
+    error: float
+    freedom: float
+    p: float
+    seeds: int
+
+    def bound(self, level: float = LEVEL) -> float:
+        """The upper confidence bound at 1 - ``level``."""
+        return self.mean + float(student.ppf(1 - level, self.freedom)) * self.error
+
+
 class Missing(Exception):
     """The records that a rule needs are not there."""
 
@@ -64,6 +113,54 @@ def paired(first: Record, second: Record) -> Paired:
     if _tested_on(first) != _tested_on(second):
         raise ValueError(f"{first['run']} and {second['run']} were tested on different reviews: no pairs")
     return split(~wrong(first), ~wrong(second))
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> Difference:
+    """Compare the answers of two models, with seeds and reviews as two sources of chance.
+
+    Seeds and reviews are crossed: every seed has answered every review. The variance of the mean is
+    taken as that of the seeds' means plus that of the reviews' means, which is a little too much and
+    never too little, with Satterthwaite's degrees of freedom: the min F' of Clark (1973), "The
+    language-as-fixed-effect fallacy". With one seed nothing is known of the training's luck: p is
+    that of McNemar's exact test.
+
+    Args:
+        first, second: (seeds, n) bool, which reviews each got right; row by row the same seed.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if first.shape != second.shape or first.ndim != 2:
+        raise ValueError(f"answers must be two arrays (seeds, n), got {first.shape} and {second.shape}")
+    gaps = first.astype(float) - second
+    seeds, n = gaps.shape
+    reviews = float(gaps.mean(0).var(ddof=1 if seeds > 1 else 0)) / n
+    if seeds == 1:
+        return Difference(float(gaps.mean()), reviews**0.5, np.inf, split(first[0], second[0]).p, 1)
+    return _two_sources(gaps.mean(1), reviews, n - 1)
+
+
+def between(first: Sequence[Record], second: Sequence[Record]) -> Difference:
+    """:func:`difference` of recorded runs, in the order of the seeds; without their answers, a wider one."""
+    if comparable(*first, *second):
+        return difference(*(np.stack([~wrong(record) for record in records]) for records in (first, second)))
+    shares = np.array([[r["metrics"]["accuracy"] for r in records] for records in (first, second)])
+    tested = [min(r["data"]["n_eval"] for r in records) for records in (first, second)]
+    reviews = float(sum(p * (1 - p) / n for p, n in zip(shares.mean(1), tested, strict=True)))
+    return _two_sources(shares[0] - shares[1], reviews, np.inf)
+
+
+def _two_sources(gaps: np.ndarray, reviews: float, freedom: float) -> Difference:
+    """From the (seeds,) differences and the variance that the reviews add."""
+    seeds, mean_gap = len(gaps), float(gaps.mean())
+    training = float(gaps.var(ddof=1)) / seeds if seeds > 1 else 0.0
+    both = training + reviews
+    if not both:
+        return Difference(mean_gap, 0.0, np.inf, float(mean_gap == 0), seeds)
+    if training:
+        freedom = both**2 / (training**2 / (seeds - 1) + reviews**2 / freedom)
+    p = float(2 * student.sf(abs(mean_gap) / both**0.5, freedom))
+    return Difference(mean_gap, both**0.5, freedom, p, seeds)
 
 
 def loss(reference: Record, record: Record, level: float = LEVEL) -> tuple[float, float]:
@@ -101,22 +198,23 @@ def comparable(first: Record, *others: Record) -> bool:
     return all("wrong" in r["metrics"] and _tested_on(r) == _tested_on(first) for r in every)
 
 
-def _compare(first: Record, second: Record, level: float) -> int:
-    one, two = first["metrics"], second["metrics"]
-    if comparable(first, second):
-        a, b, _, p = paired(first, second)
-        return int(np.sign(a - b)) if p <= level else 0
-    apart = one["accuracy_low"] > two["accuracy_high"] or one["accuracy_high"] < two["accuracy_low"]
-    return int(np.sign(one["accuracy"] - two["accuracy"])) if apart else 0
-
-
 class Grid:
-    """The runs of one experiment that differ in nothing but selector, k and seed."""
+    """The runs of one experiment that differ in nothing but selector, k and seed.
 
-    def __init__(self, name: str, runs: Mapping[str, Record]) -> None:
-        self.name = name
-        found = ((_RUN.fullmatch(run), record) for run, record in runs.items())
+    Args:
+        name: of the experiment.
+        runs: its records.
+        least: seeds without which a comparison is not made.
+
+    Attributes:
+        compared: the seeds of every comparison made so far.
+    """
+
+    def __init__(self, name: str, runs: Mapping[str, Record], least: int = 1) -> None:
+        self.name, self.least = name, least
+        found = ((PLAIN.fullmatch(run), record) for run, record in runs.items())
         self.runs = {((m[1], int(m[2])), int(m[3])): record for m, record in found if m}
+        self.compared: dict[tuple[Choice, ...], int] = {}
 
     def ks(self, *selectors: str) -> list[int]:
         """Every k, but for the full one, with which all these selectors have a run."""
@@ -124,8 +222,19 @@ class Grid:
         return sorted(set.intersection(*each))
 
     def seeds(self, *choices: Choice) -> list[int]:
+        """Those that all have a run with; none, where they are too few to compare."""
         each = ({seed for choice, seed in self.runs if choice == want} for want in choices)
-        return sorted(set.intersection(*each))
+        common = sorted(set.intersection(*each))
+        return common if len(common) >= self.least else []
+
+    def of(self, choice: Choice, seeds: Iterable[int]) -> list[Record]:
+        return [self.runs[choice, seed] for seed in seeds]
+
+    def used(self, *choices: Choice) -> list[int]:
+        """:meth:`seeds`, and note that these are compared."""
+        if common := self.seeds(*choices):
+            self.compared[choices] = len(common)
+        return common
 
     def outcomes(self, first: Sequence[str], second: Sequence[str]) -> Outcomes:
         """Compare selectors at each k that all of them have a run with."""
@@ -138,7 +247,7 @@ class Grid:
         return self.compare(((name, k), FULL) for name in selectors for k in ks)
 
     def compare(self, pairs: Iterable[tuple[Choice, Choice]]) -> Outcomes:
-        """Compare these, at the level that they share, with every seed that both have a run with."""
+        """Compare these, at the level that they share, over all seeds that both have a run with."""
         seeds = {pair: self.seeds(*pair) for pair in pairs}
         # Where one comparison cannot be made, those at that k would not tell the whole.
         broken = {a[1] for (a, _), common in seeds.items() if not common}
@@ -147,12 +256,13 @@ class Grid:
             raise Missing("k with runs of all that are compared")
         found: Outcomes = {}
         for (a, b), common in seeds.items():
-            signs = {_compare(self.runs[a, s], self.runs[b, s], LEVEL / len(seeds)) for s in common}
-            found[a, b] = signs.pop() if len(signs) == 1 else 0
+            self.used(a, b)
+            gap = between(self.of(a, common), self.of(b, common))
+            found[a, b] = int(np.sign(gap.mean)) if gap.p <= LEVEL / len(seeds) else 0
         return found
 
     def accuracy(self, choice: Choice) -> float:
-        return float(mean(self.runs[choice, s]["metrics"]["accuracy"] for s in self.seeds(choice)))
+        return float(mean(r["metrics"]["accuracy"] for (c, _), r in self.runs.items() if c == choice))
 
     def closest(self, found: Outcomes, pick: Callable[..., tuple[Choice, Choice]] = min) -> Outcomes:
         """At each k one comparison: that with the best of the others, or (max) that of the best."""
@@ -160,20 +270,25 @@ class Grid:
         return {pair: found[pair] for pair in chosen}
 
     def _lead(self, pair: tuple[Choice, Choice]) -> float:
-        return self.accuracy(pair[0]) - self.accuracy(pair[1])
+        common = self.seeds(*pair)
+        return between(*(self.of(choice, common) for choice in pair)).mean
 
-    def cite(self, choice: Choice, key: str = "accuracy .1%") -> str:
-        """A metric, of the first seed."""
+    def cite(self, choice: Choice, seeds: Sequence[int], key: str = "accuracy .1%") -> str:
+        """A metric, with each of these seeds."""
         name, k = choice
-        return cite(f"{self.name}/{name}-k{k}-s{self.seeds(choice)[0]}", f"metrics.{key}")
+        return " · ".join(cite(f"{self.name}/{name}-k{k}-s{seed}", f"metrics.{key}") for seed in seeds)
 
     def lines(self, found: Outcomes) -> tuple[str, ...]:
         words = {1: "better", 0: "no clear difference", -1: "worse"}
-        return tuple(
-            f"k = {a[1]}: `{a[0]}` {self.cite(a)}, {'the full model' if b == FULL else f'`{b[0]}`'} "
-            f"{self.cite(b)}: {words[sign]} (seeds: {len(self.seeds(a, b))})"
-            for (a, b), sign in found.items()
-        )
+        lines = []
+        for (a, b), sign in found.items():
+            common = self.seeds(a, b)
+            other = "the full model" if b == FULL else f"`{b[0]}`"
+            lines.append(
+                f"k = {a[1]}: `{a[0]}` {self.cite(a, common)}, {other} {self.cite(b, common)}: "
+                f"{words[sign]} (seeds: {len(common)})"
+            )
+        return tuple(lines)
 
 
 def cite(run: str, key: str) -> str:

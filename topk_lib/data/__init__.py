@@ -1,5 +1,6 @@
-"""Film reviews: the real IMDB set where it can be had, an embedded corpus where not."""
+"""Labelled texts: the real IMDB set where it can be had, an embedded corpus where not, or one's own."""
 
+from topk_lib.data.labels import Labels, labels_of, match_labels
 from topk_lib.data.reviews import (
     CORPUS_FILE,
     fingerprint,
@@ -7,5 +8,16 @@ from topk_lib.data.reviews import (
     source_of,
     train_and_eval,
 )
+from topk_lib.data.texts import as_texts
 
-__all__ = ["CORPUS_FILE", "fingerprint", "load_reviews", "source_of", "train_and_eval"]
+__all__ = [
+    "CORPUS_FILE",
+    "Labels",
+    "as_texts",
+    "fingerprint",
+    "labels_of",
+    "load_reviews",
+    "match_labels",
+    "source_of",
+    "train_and_eval",
+]

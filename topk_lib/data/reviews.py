@@ -7,13 +7,17 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
 import numpy as np
-from datasets import Dataset, load_dataset
+from datasets import ClassLabel, Dataset, load_dataset
+
+from topk_lib.data.files import Rows, canonical, class_names, files_of_splits, read_files
+from topk_lib.data.labels import CLASS, NUMBER, Labels, labels_of, match_labels, read_labels, with_labels
+from topk_lib.data.texts import as_texts
 
 __all__ = ["CORPUS_FILE", "fingerprint", "load_reviews", "source_of", "train_and_eval"]
 
@@ -22,10 +26,23 @@ CORPUS_FILE = Path(__file__).parent / "corpus" / "reviews.jsonl"
 
 HUB_NAME = "stanfordnlp/imdb"
 EMBEDDED = "the embedded corpus"
+IMDB_NAMES = ("negative", "positive")
 _DEV_SEED = 20240101
 _BREAKS = re.compile(r"\s*(?:<br\s*/?>\s*)+", re.IGNORECASE)
 
 
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    shown = datasets.are_progress_bars_disabled() is False
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+@_no_bars()
 def load_reviews(
     source: str | Path | None = None,
     *,
@@ -34,42 +51,42 @@ def load_reviews(
     seed: int = 0,
     quiet: bool = False,
 ) -> Dataset:
-    """Load film reviews, and say in one line which they are and how many.
+    """Load labelled texts, film reviews or others, and say in one line which they are and how many.
 
     Where ``source`` is None the first of these that exists is taken: the folder in the environment
     variable ``TOPK_IMDB``, the hub's ``stanfordnlp/imdb``, the corpus embedded in this package. A
     source that was named is never replaced by another.
 
+    What the labels are is read from the data, see :func:`~topk_lib.data.labels.read_labels`: classes with
+    their names, decimal numbers, or lists of labels. :func:`~topk_lib.data.labels_of` says what was found.
+
     Args:
-        source: a folder that ``datasets.load_dataset`` reads, with columns ``text`` and ``label``;
-            "hub"; or "embedded". None looks in the order above.
-        split: "train" or "test" (a folder and the embedded corpus may have others, such as "dev").
-        n: how many reviews to draw at random, as even between the labels as can be; None, or
+        source: a folder of parquet, arrow, csv, tsv, jsonl or json files (packed by gzip, bzip2 or xz, too)
+            with columns ``text`` and ``label``, laid out as ``datasets.load_dataset`` reads it; "hub"; or
+            "embedded". None looks in the order above.
+        split: "train", "test", or another that the source has; "dev", "validation", "valid" and "val"
+            are one.
+        n: how many reviews to draw at random, as even between the classes as can be; None, or
             more than there are: all.
         seed: of that draw.
         quiet: leave out the line.
 
     Returns:
         A ``datasets.Dataset`` with columns ``text`` (HTML line breaks turned into newlines) and
-        ``label`` (0 negative, 1 positive).
+        ``label``: class ids (of film reviews: 0 negative, 1 positive), float64 numbers, or lists of ids.
 
     Raises:
         FileNotFoundError: the named folder is not there.
         ConnectionError: the hub was named and cannot be reached.
-        ValueError: no such split or column, an empty split, a label other than 0 and 1, n < 1.
+        ValueError: no such split or column, an empty split, a broken file, a review without label, n < 1.
     """
-    with _no_bars():
-        data, label = _load(source, split)
-        data = _checked(data, label, split)
-        if n is not None:
-            data = _draw(data, n, seed, label)
+    rows, label = _load(source, split)
+    data = _checked(rows, label, split, _is_imdb(source, label))
+    if n is not None:
+        data = _draw(data, n, seed, label)
     data.info.description = label
     if not quiet:
-        count = Counter(data["label"])
-        print(
-            f"{len(data):,} reviews ({count[0]:,} negative, {count[1]:,} positive) "
-            f"from {label}, split {split}"
-        )
+        print(f"{len(data):,} reviews ({_counted(data)}) from {label}, split {split}")
     return data
 
 
@@ -86,6 +103,7 @@ def fingerprint(reviews: Dataset) -> str:
     return digest.hexdigest()[:16]
 
 
+@_no_bars()
 def train_and_eval(
     source: str | Path | None = None,
     *,
@@ -95,74 +113,124 @@ def train_and_eval(
     seed: int = 0,
     quiet: bool = False,
 ) -> tuple[Dataset, Dataset]:
-    """Load reviews to train on and reviews to evaluate on.
+    """Load reviews to train on and reviews to evaluate on, with the same class ids.
 
     With ``evaluate_on="dev"`` the second are the source's own dev split or, where it has none, a
-    fifth of the training split (drawn with a fixed seed of its own, so that it never changes),
-    which is then left out of the first. Hyper-parameters are chosen there, never on "test".
+    fifth of the training split (drawn with a fixed seed of its own, so that it never changes), which is
+    then left out of the first, and so are copies of it. Hyper-parameters are chosen there, never on "test".
+
+    Raises:
+        ValueError: as :func:`load_reviews`; or what is evaluated has a class that no training review has.
     """
     if evaluate_on not in ("test", "dev"):
         raise ValueError(f'evaluate_on must be "test" or "dev", got {evaluate_on!r}')
     train = load_reviews(source, split="train", quiet=quiet)
     label = source_of(train)
-    with _no_bars():
-        if evaluate_on == "dev" and label != EMBEDDED:
-            held_out = _draw(train, len(train) // 5, _DEV_SEED, label)
-            kept = set(held_out["text"])
-            train = train.select([i for i, text in enumerate(train["text"]) if text not in kept])
-            train.info.description = label
-            if not quiet:
-                print(f"{len(held_out):,} of them are held out to choose settings on")
-        else:
-            held_out = load_reviews(source, split=evaluate_on, quiet=quiet)
-        if n_train is not None:
-            train = _draw(train, n_train, seed, label)
-        if n_eval is not None:
-            held_out = _draw(held_out, n_eval, 0, label)
+    if evaluate_on == "dev" and not _has_dev(source, label):
+        train, held_out = _hold_out(train, label)
+        if not quiet:
+            print(f"{len(held_out):,} of them are held out to choose settings on")
+    else:
+        held_out = load_reviews(source, split=evaluate_on, quiet=quiet)
+        held_out = match_labels(held_out, labels_of(train), "the training split")
+        shared = len(set(train["text"]) & set(held_out["text"]))
+        if shared and evaluate_on == "dev" and not quiet:
+            print(f"{shared:,} of the dev texts stand in the training split, too")
+    if n_train is not None:
+        train = _draw(train, n_train, seed, label)
+    if n_eval is not None:
+        held_out = _draw(held_out, n_eval, 0, label)
     return train, held_out
 
 
-def _load(source: str | Path | None, split: str) -> tuple[Dataset, str]:
+def _has_dev(source: str | Path | None, label: str) -> bool:
+    source = source or os.environ.get("TOPK_IMDB") or None
+    if label == EMBEDDED:
+        return True
+    return label != f"the hub's {HUB_NAME}" and "dev" in files_of_splits(Path(str(source)).expanduser())
+
+
+def _hold_out(train: Dataset, label: str) -> tuple[Dataset, Dataset]:
+    """A training split without a fifth of it, and that fifth."""
+    if len(train) < 5:
+        raise ValueError(
+            f"{label} has {len(train)} training reviews and no dev split: to hold out a fifth takes 5"
+        )
+
+    def without(held_out: Dataset) -> Dataset:
+        out = set(held_out["text"])
+        return train.select([i for i, text in enumerate(train["text"]) if text not in out])
+
+    held_out = _draw(train, len(train) // 5, _DEV_SEED, label)
+    left = without(held_out)
+    if len(left) < 0.75 * len(train):  # many copies: draw among different texts
+        first = {text: i for i, text in reversed(list(enumerate(train["text"])))}
+        different = train.select(sorted(first.values()))
+        held_out = _draw(different, max(1, len(different) // 5), _DEV_SEED, label)
+        left = without(held_out)
+    if labels_of(train).problem == CLASS and set(left["label"]) < set(train["label"]):
+        raise ValueError(
+            f"{label} has {len(set(train['text'])):,} different texts among {len(train):,} training reviews: "
+            "too few to hold out a fifth; add a dev file, or evaluate on test"
+        )
+    left.info.description = label
+    return left, held_out
+
+
+def _load(source: str | Path | None, split: str) -> tuple[Rows, str]:
     if source is None:
         source = os.environ.get("TOPK_IMDB") or None
+    hub = f"the hub's {HUB_NAME}"
     if source is None:
         try:
-            return _from_hub(split), f"the hub's {HUB_NAME}"
+            return _from_hub(split), hub
         except ConnectionError:
             return _embedded(split), EMBEDDED
     if str(source) == "embedded":
         return _embedded(split), EMBEDDED
     if str(source) in ("hub", HUB_NAME):
-        return _from_hub(split), f"the hub's {HUB_NAME}"
+        return _from_hub(split), hub
     folder = Path(source).expanduser()
-    if not folder.is_dir():
+    if not str(source).strip() or not folder.is_dir():
         raise FileNotFoundError(
             f"no folder {str(source)!r} with reviews: check the path (or TOPK_IMDB), "
             'or say "hub" or "embedded"'
         )
-    try:
-        data = load_dataset(str(folder), split=split)
-    except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
+    splits = files_of_splits(folder)
+    if not splits:
         raise FileNotFoundError(
-            f"the folder {str(source)!r} holds no data file that datasets.load_dataset reads "
-            "(parquet, csv, jsonl): put train and test files there"
-        ) from error
-    except ValueError as error:
-        if "no data" in str(error):
-            raise ValueError(_empty(f"the folder {folder.name}", split)) from error
-        raise ValueError(f"the folder {str(source)!r} has no usable split {split!r}: {error}") from error
-    return data, f"the folder {folder.name}"
+            f"the folder {str(source)!r} holds no data file (parquet, arrow, csv, tsv, jsonl, json): "
+            "put train and test files there"
+        )
+    if canonical(split) not in splits:
+        raise ValueError(
+            f"the folder {str(source)!r} has no usable split {split!r}: it has {', '.join(sorted(splits))}"
+        )
+    rows = read_files(splits[canonical(split)])
+    return rows._replace(names=rows.names or class_names(folder)), f"the folder {folder.absolute().name}"
 
 
-def _from_hub(split: str) -> Dataset:
+def _is_imdb(source: str | Path | None, label: str) -> bool:
+    """The reviews are IMDB's or the embedded ones, whose classes have no names in the files."""
+    named = os.environ.get("TOPK_IMDB")
+    same = source is None or (
+        named and Path(source).expanduser().resolve() == Path(named).expanduser().resolve()
+    )
+    return bool(same) or label in (EMBEDDED, f"the hub's {HUB_NAME}", "the folder imdb")
+
+
+def _from_hub(split: str) -> Rows:
     try:
-        return load_dataset(HUB_NAME, split=split)
+        data = load_dataset(HUB_NAME, split=split)
     except ValueError as error:
         if "split" in str(error):
             raise ValueError(f"the hub's {HUB_NAME} has no split {split!r}: {error}") from error
         raise _unreachable(error) from error
     except Exception as error:  # hub clients raise many kinds: offline, DNS, time-out, refused
         raise _unreachable(error) from error
+    feature = data.features["label"]
+    names = list(feature.names) if isinstance(feature, ClassLabel) else None
+    return Rows(list(data["text"]), list(data["label"]), names)
 
 
 def _unreachable(error: Exception) -> ConnectionError:
@@ -172,62 +240,66 @@ def _unreachable(error: Exception) -> ConnectionError:
     )
 
 
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    shown = datasets.are_progress_bars_disabled() is False
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
-
-
-def _embedded(split: str) -> Dataset:
+def _embedded(split: str) -> Rows:
     rows = [json.loads(line) for line in CORPUS_FILE.read_text(encoding="utf-8").splitlines()]
     splits = sorted({row["split"] for row in rows})
-    if split not in splits:
+    if canonical(split) not in splits:
         raise ValueError(f"the embedded corpus has no split {split!r}: choose one of {', '.join(splits)}")
-    chosen = [row for row in rows if row["split"] == split]
-    return Dataset.from_dict({key: [row[key] for row in chosen] for key in ("text", "label")})
+    chosen = [row for row in rows if row["split"] == canonical(split)]
+    return Rows([row["text"] for row in chosen], [row["label"] for row in chosen], None)
 
 
-def _checked(data: Dataset, label: str, split: str) -> Dataset:
-    for column in ("text", "label"):
-        if column not in data.column_names:
-            raise ValueError(
-                f"{label}, split {split}, has no column {column!r} (it has "
-                f"{', '.join(data.column_names)}): name the columns text and label"
-            )
-    if len(data) == 0:
-        raise ValueError(_empty(label, split))
-    texts, labels = list(data["text"]), list(data["label"])
-    for row, value in enumerate(labels):
-        if value not in (0, 1):
-            raise ValueError(
-                f"{label}, split {split}, row {row}: label {value!r} is not 0 (negative) or 1 (positive)"
-            )
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"{label}, split {split}, row {row}: the text is {text!r}, not a string")
-    return Dataset.from_dict(
-        {"text": [_BREAKS.sub("\n", text) for text in texts], "label": [int(v) for v in labels]}
+def _checked(rows: Rows, label: str, split: str, imdb: bool) -> Dataset:
+    where = f"{label}, split {split}"
+    if not rows.texts:
+        raise ValueError(f"{where}, is empty: at least one review is needed")
+    try:
+        texts = as_texts(rows.texts, "row")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}, {error}") from None
+    values, labels = read_labels(rows.labels, rows.names, where)
+    if imdb and labels == Labels(CLASS, ("0", "1")):
+        labels = Labels(CLASS, IMDB_NAMES)
+    return with_labels([_BREAKS.sub("\n", text) for text in texts], values, labels)
+
+
+def _counted(data: Dataset) -> str:
+    labels = labels_of(data)
+    if labels.problem == NUMBER:
+        return f"labels from {min(data['label']):g} to {max(data['label']):g}"
+    if labels.problem != CLASS:
+        return f"{len(labels.names):,} labels, several at once"
+    if len(labels.names) > 5:
+        return f"{len(labels.names):,} classes"
+    count = Counter(data["label"])
+    return ", ".join(
+        f"{count[i]:,} {'labelled ' if labels.nameless else ''}{name}" for i, name in enumerate(labels.names)
     )
-
-
-def _empty(label: str, split: str) -> str:
-    return f"{label}, split {split}, is empty: at least one review is needed"
 
 
 def _draw(data: Dataset, n: int, seed: int, label: str) -> Dataset:
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     n = min(n, len(data))
-    labels = list(data["label"])
     order = np.random.default_rng(seed).permutation(len(data)).tolist()
-    negative, positive = ([i for i in order if labels[i] == value] for value in (0, 1))
-    half = min(len(positive), max(n // 2, n - len(negative)))
-    chosen = set(positive[:half] + negative[: n - half])
+    chosen = set(order[:n])
+    if (labels := labels_of(data)).problem == CLASS:
+        values = list(data["label"])
+        groups: list[list[int]] = [[] for _ in labels.names]
+        for i in order:
+            groups[values[i]].append(i)
+        shares = _even(n, [len(group) for group in groups])
+        chosen = {i for group, share in zip(groups, shares, strict=True) for i in group[:share]}
     drawn = data.select([i for i in order if i in chosen]).flatten_indices()
     drawn.info.description = label
     return drawn
+
+
+def _even(n: int, most: Sequence[int]) -> list[int]:
+    """Shares of n, as even as can be, none above its most; what does not divide goes to the first."""
+    shares = [0] * len(most)
+    while left := n - sum(shares):
+        room = sorted((i for i, share in enumerate(shares) if share < most[i]), key=shares.__getitem__)
+        for rank, i in enumerate(room):
+            shares[i] = min(most[i], shares[i] + left // len(room) + (rank < left % len(room)))
+    return shares

@@ -16,7 +16,7 @@ from torch import Tensor
 __all__ = ["MAX_BLOCK", "fits", "hard_topk_rows"]
 
 MAX_BLOCK = 32768  # the longest row one program can hold
-_ROOMY = 16384  # the longest that it holds without spilling registers (compiled for sm_90)
+_ROOMY = 16384  # the longest that it takes whole, spilling some 100 bytes a thread (compiled for sm_90)
 _CHUNK = 8192  # the piece of a longer row that one program takes
 _DROP = {torch.bfloat16: 16, torch.float16: 13}  # low bits that are empty once widened to float32
 

@@ -1,13 +1,21 @@
 """Models: loading encoders safely, and models that select."""
 
-from topk_lib.models.classifier import TopKConfig, TopKForSequenceClassification, TopKOutput
+from topk_lib.models.classifier import TopKForSequenceClassification, TopKOutput
+from topk_lib.models.config import TopKConfig, probabilities
 from topk_lib.models.export import export_onnx
-from topk_lib.models.loading import DEFAULT_ENCODER, errors_only, load_encoder
+from topk_lib.models.loading import (
+    DEFAULT_ENCODER,
+    DEFAULT_LANGUAGE_MODEL,
+    errors_only,
+    load_encoder,
+    load_language_model,
+)
 from topk_lib.models.pruning import TokenPruner
 from topk_lib.models.vocabulary import SelectedVocabulary, Sizes, select_vocabulary, sizes
 
 __all__ = [
     "DEFAULT_ENCODER",
+    "DEFAULT_LANGUAGE_MODEL",
     "SelectedVocabulary",
     "Sizes",
     "TokenPruner",
@@ -17,6 +25,8 @@ __all__ = [
     "errors_only",
     "export_onnx",
     "load_encoder",
+    "load_language_model",
+    "probabilities",
     "select_vocabulary",
     "sizes",
 ]

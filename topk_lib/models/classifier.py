@@ -6,69 +6,28 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from topk_lib.models.config import TopKConfig
 from topk_lib.models.loading import load_encoder
-from topk_lib.models.presence import presence_mask
+from topk_lib.models.presence import check_presence, run_with_presence
 from topk_lib.models.pruning import TokenPruner
+from topk_lib.models.reading import Reading, cut_texts, numbered, special_tokens
 from topk_lib.ops import Selection, SoftTopK, soft_topk
 from topk_lib.selectors import Selector, choose, is_special, make_selector, row_budgets
+from topk_lib.selectors.base import whole
 from topk_lib.selectors.gate import HistorySelector
-from topk_lib.selectors.position import token_positions
 
-__all__ = ["TopKConfig", "TopKForSequenceClassification", "TopKOutput"]
+__all__ = ["TopKForSequenceClassification", "TopKOutput"]
 
-POSITIONS = ("compact", "original")
 _OPTIONS = (
     "share", "spend", "positions", "link", "start_temperature", "final_temperature", "keep_after", "keep_by",
 )  # fmt: skip
-
-
-class TopKConfig(PreTrainedConfig):  # type: ignore[misc]
-    """What :class:`TopKForSequenceClassification` is made of; see there."""
-
-    model_type = "topk"
-    sub_configs = {"encoder": AutoConfig}  # noqa: RUF012
-
-    def __init__(
-        self,
-        encoder: PreTrainedConfig | dict[str, Any] | None = None,
-        selector: dict[str, Any] | None = None,
-        k: int = 64,
-        share: float | None = None,
-        spend: str = "text",
-        positions: str = "compact",
-        link: str = "sigmoid",
-        start_temperature: float = 0.3,
-        final_temperature: float = 0.03,
-        special_ids: Sequence[int] = (),
-        keep_after: dict[str, int] | None = None,
-        keep_by: str = "attention",
-        **kwargs: Any,
-    ) -> None:
-        if encoder is None:
-            encoder = {"model_type": "bert"}
-        inner: Any = AutoConfig.for_model(**encoder) if isinstance(encoder, dict) else encoder
-        self.encoder = inner
-        self.selector = selector or {"name": "first"}
-        self.k, self.share, self.spend, self.positions = k, share, spend, positions
-        self.link, self.start_temperature, self.final_temperature = link, start_temperature, final_temperature
-        self.special_ids = list(special_ids)
-        self.keep_after = keep_after or {}  # JSON has strings for keys
-        self.keep_by = keep_by
-        kwargs.setdefault("num_labels", inner.num_labels)
-        kwargs.setdefault("pad_token_id", inner.pad_token_id)
-        super().__init__(**kwargs)
 
 
 @dataclass
@@ -77,21 +36,10 @@ class TopKOutput(SequenceClassifierOutput):  # type: ignore[misc]
 
     Attributes:
         kept: (batch, k) int64, the positions of the tokens that the encoder read, ascending; -1 in
-            spare slots.
+            spare slots. Of a text longer than ``max_length``, they are those in the text as it is cut.
     """
 
     kept: Tensor | None = None
-
-
-class Reading(NamedTuple):
-    """What the encoder is to read: all (batch, k)."""
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    positions: Tensor
-    weights: Tensor | None
-    chosen: Selection
-    token_type_ids: Tensor | None = None
 
 
 class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
@@ -108,7 +56,12 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     temperature. At inference the choice is hard and without noise.
 
     Build one with :meth:`from_encoder`; ``save_pretrained``, ``from_pretrained``, ``push_to_hub`` and
-    ``pipeline("text-classification")`` work as usual (after ``import topk_lib.models``).
+    ``pipeline("text-classification")`` work as usual, after ``import topk_lib.models`` or with
+    ``trust_remote_code=True``: the page that ``save_pretrained`` writes beside the weights says so.
+
+    The answer is one of several classes, one number, or several labels at once, as ``problem_type`` and
+    ``num_labels`` of the configuration say; where they leave it open, the first labels decide, as
+    they do for any classifier of transformers.
     """
 
     config_class = TopKConfig
@@ -116,21 +69,14 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     main_input_name = "input_ids"
     accepts_loss_kwargs = False  # the loss is the mean of its batch
     _keep_in_fp32_modules_strict = ("selector",)
+    supports_gradient_checkpointing = True  # where the encoder has it
     _supports_sdpa = True
     _supports_flash_attn = True
 
     def __init__(self, config: TopKConfig) -> None:
         super().__init__(config)
+        config.check()  # fields may have been set since it was made
         self.encoder = AutoModelForSequenceClassification.from_config(config.encoder)
-        self._build()
-        self.post_init()
-
-    def _build(self) -> None:
-        config = self.config
-        if config.positions not in POSITIONS:
-            raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {config.positions!r}")
-        if config.k < 1:
-            raise ValueError(f"k must be at least 1, got {config.k}")
         limit = self._most
         if limit is not None and config.k > limit:
             raise ValueError(f"k = {config.k} is more than the encoder reads: choose k <= {limit}")
@@ -148,12 +94,16 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         self._learns = False  # until presence was seen to work in this encoder
         self._takes = frozenset(inspect.signature(self.encoder.forward).parameters)
         if config.positions == "original" and "position_ids" not in self._takes:
-            raise ValueError(
-                f'{type(self.encoder).__name__} takes no position_ids: choose positions="compact"'
-            )
+            name = type(self.encoder).__name__
+            raise ValueError(f'{name} takes no position_ids: choose positions="compact"')
+        self.post_init()
 
     def _init_weights(self, module: Any) -> None:
-        """All parts have drawn their own weights."""
+        """All parts draw their own weights."""
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
+        """Nothing to do: ``save_pretrained`` writes what makes a folder load."""
 
     @classmethod
     def from_encoder(
@@ -164,6 +114,9 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         *,
         seed: int = 0,
         attention_dropout: float | None = None,
+        labels: Sequence[str] | None = None,
+        problem_type: str | None = None,
+        max_length: int | None = None,
         **options: Any,
     ) -> tuple[TopKForSequenceClassification, Any]:
         """Put a selector before a pretrained encoder.
@@ -175,7 +128,8 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
                 a fitted one.
             k: tokens the encoder reads of each text, special tokens included.
             seed: of the selector.
-            attention_dropout: see :func:`~topk_lib.models.load_encoder`.
+            attention_dropout, labels, problem_type: see :func:`~topk_lib.models.load_encoder`.
+            max_length: tokens of a text that the selector sees, special tokens included; None: all.
             **options: further fields of the configuration:
 
                 - ``share``, ``spend``: see :func:`~topk_lib.selectors.row_budgets`;
@@ -191,9 +145,12 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
 
         Raises:
             OSError: no such encoder.
-            ValueError, TypeError: an option that is none, or out of its range.
+            ValueError, TypeError: an option that is none, or out of its range; a selector that learns
+                before an encoder that it cannot learn with.
         """
-        encoder, tokenizer = load_encoder(name, attention_dropout=attention_dropout)
+        encoder, tokenizer = load_encoder(
+            name, attention_dropout=attention_dropout, labels=labels, problem_type=problem_type
+        )
         if isinstance(encoder, TopKForSequenceClassification):
             encoder = encoder.encoder
         if isinstance(selector, str):
@@ -202,25 +159,56 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             if option not in _OPTIONS:
                 raise TypeError(f"no option {option!r}: choose from {', '.join(_OPTIONS)}")
         if keep := options.get("keep_after"):
-            options["keep_after"] = {str(layer): int(size) for layer, size in keep.items()}
+            options["keep_after"] = {str(whole("layer", at)): whole("k", size) for at, size in keep.items()}
+        tokenizer.model_max_length = max_length or int(1e30)  # the selector shortens what is longer
+        if tokenizer.pad_token is None:  # decoders have none
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if encoder.config.pad_token_id is None:
+            encoder.config.pad_token_id = tokenizer.pad_token_id
+        special_ids, around, closing = special_tokens(tokenizer)
         config = TopKConfig(
             encoder=encoder.config,
             selector={"name": selector.name, "seed": selector.seed, **selector.options()},
             k=k,
             # Those around every text; an unknown character's [UNK] has to earn its place.
-            special_ids=sorted(set(tokenizer("")["input_ids"])),
-            id2label=encoder.config.id2label,
-            label2id=encoder.config.label2id,
+            special_ids=special_ids,
+            max_length=max_length,
+            closing=closing,
             **options,
         )
+        if max_length is not None and config.max_length <= around:
+            raise ValueError(
+                f"max_length = {max_length} leaves no token beside the {around} special ones of a text: "
+                f"choose max_length > {around}, or None for whole texts"
+            )
         model = cls(config)
         model.encoder.load_state_dict(encoder.state_dict())
         if selector.state_dict():
             model.selector = selector.attach(model.encoder.get_input_embeddings())
+        if model.selector.trainable:
+            example = tokenizer(["a good film", "bad"], padding=True, return_tensors="pt")
+            with torch.no_grad():
+                model._check_presence(model.select(example["input_ids"], example["attention_mask"]))
         return model, tokenizer
 
     def get_input_embeddings(self) -> Any:
         return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: Any) -> None:
+        self.encoder.set_input_embeddings(value)
+        self.selector.attach(value)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any model of transformers; the selector is fitted to the new vocabulary."""
+        embedding = self.encoder.resize_token_embeddings(*args, **kwargs)
+        self.selector.attach(embedding)
+        return embedding
+
+    @property
+    def reads_token_types(self) -> bool:
+        """Whether the encoder tells two texts apart by their token types."""
+        kinds: int = getattr(self.config.encoder, "type_vocab_size", 2)
+        return "token_type_ids" in self._takes and kinds > 1
 
     @property
     def _offset(self) -> int:
@@ -243,11 +231,20 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             input_ids: (batch, length) int64.
             attention_mask: (batch, length), 1 for tokens; None: all.
             token_type_ids: (batch, length) int64, which of two texts a token is of; None: there is one.
+
+        Raises:
+            ValueError: no text of the batch has a token; or one has more special tokens than k.
         """
         config = self.config
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        learning = self.training and self.selector.trainable and torch.is_grad_enabled()
+        if not torch.compiler.is_exporting() and not input_ids.shape[-1]:
+            raise ValueError("there is no token to read: give a text that is not empty")
+        if config.max_length is not None:
+            input_ids, attention_mask, token_type_ids = cut_texts(
+                input_ids, attention_mask, token_type_ids, config.max_length, config.closing
+            )
+        learning = self.training and torch.is_grad_enabled() and self._selector_learns
         real = attention_mask.bool()
         pinned = is_special(input_ids, config.special_ids) & real
         # Who types [SEP] sixty times into a text must not stop the batch.
@@ -268,8 +265,12 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         places = chosen.indices.clamp(min=0)
         ids = input_ids.gather(-1, places).masked_fill(~filled, config.pad_token_id or 0)
         types = None if token_type_ids is None else token_type_ids.gather(-1, places).masked_fill(~filled, 0)
-        positions = self._positions(places, real)
+        positions = self._offset + numbered(places, real, config.positions, self._most)
         return Reading(ids, filled.to(attention_mask.dtype), positions, weights, chosen, types)
+
+    @property
+    def _selector_learns(self) -> bool:
+        return self.selector.trainable and any(p.requires_grad for p in self.selector.parameters())
 
     def _weights(self, scores: Tensor, chosen: Selection, free: Tensor) -> Tensor:
         """(batch, k): of value 1, with the gradient of the soft weights."""
@@ -279,32 +280,22 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         )
         return weights.masked_fill(~free, 1.0).gather(-1, chosen.indices.clamp(min=0))
 
-    def _positions(self, places: Tensor, real: Tensor) -> Tensor:
-        if self.config.positions == "compact":
-            places = torch.arange(places.shape[-1], device=places.device).expand_as(places)
-            return places + self._offset
-        places = token_positions(real).gather(-1, places)
-        if (limit := self._most) is not None:
-            length = real.sum(-1, keepdim=True)
-            squeezed = (places * (limit - 1)).div((length - 1).clamp(min=1), rounding_mode="floor")
-            places = torch.where(length > limit, squeezed, places)
-        return places + self._offset
-
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         token_type_ids: Tensor | None = None,
-        return_dict: bool = True,
+        return_dict: bool | None = None,
         **more: Any,
     ) -> TopKOutput | tuple[Tensor, ...]:
-        """Classify.
+        """Classify. An argument that is None is no argument.
 
         Args:
             input_ids: (batch, length) int64, the whole texts.
             attention_mask: (batch, length), 1 for tokens and 0 for padding; None: all are tokens.
-            labels: (batch,) int64, for the loss.
+            labels: (batch,) int64 for one of several classes, (batch,) float for one number,
+                (batch, labels) of 0 and 1 for several labels at once; for the loss.
             token_type_ids: (batch, length) int64, which of two texts a token is of; None: there is one.
             return_dict: False for a tuple.
             **more: ``output_hidden_states`` and ``output_attentions``, of the k tokens that are read.
@@ -315,8 +306,15 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         Raises:
             TypeError: an argument that is none of these.
         """
+        more = {name: value for name, value in more.items() if value is not None}
+        strange = more.keys() - {"output_hidden_states", "output_attentions"}
+        if input_ids is None or strange:
+            raise TypeError(
+                f"a model that selects tokens reads input_ids, and takes no {', '.join(strange) or 'others'}"
+            )
         output = self.read(self.select(input_ids, attention_mask, token_type_ids), labels, **more)
-        return output if return_dict else output.to_tuple()
+        wanted = self.config.return_dict if return_dict is None else return_dict
+        return output if wanted else output.to_tuple()
 
     def read(
         self,
@@ -324,17 +322,18 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         labels: Tensor | None = None,
         *,
         presence: Tensor | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> TopKOutput:
         """Run the encoder on what :meth:`select` chose.
 
         Args:
             reading: of :meth:`select`.
-            labels: (batch,) int64, for the loss.
+            labels: see :meth:`forward`.
             presence: (batch, k) float, how far each token is there, see
                 :func:`~topk_lib.models.presence.presence_mask`; None: the weights of ``reading``.
-            output_hidden_states, output_attentions: give those of the encoder, too.
+            output_hidden_states, output_attentions: give those of the encoder, too; None: as the
+                configuration says.
 
         Returns:
             What :meth:`forward` returns.
@@ -343,50 +342,48 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             ValueError: the encoder cannot have tokens that are there in part.
         """
         presence = reading.weights if presence is None else presence
-        more: dict[str, Any] = {"labels": labels} if labels is not None else {}
-        more |= {"output_hidden_states": True} if output_hidden_states else {}
-        more |= {"output_attentions": True} if output_attentions else {}
-        if presence is None:
-            return self._answer(reading, reading.attention_mask, **more)
-        if not self._learns:
-            self._check_presence(reading)
-            self._learns = True
-        if isinstance(self.selector, HistorySelector) and reading.weights is not None:
-            reading.weights.register_hook(lambda g: self._observe(reading, g))  # type: ignore[no-untyped-call]
-        return self._answer(reading, self._mask(presence, reading), **more)
-
-    def _mask(self, presence: Tensor, reading: Reading) -> Tensor:
-        dtype = self.get_input_embeddings().weight.dtype
-        return presence_mask(presence, reading.attention_mask, self.encoder.config, dtype)
-
-    def _answer(self, reading: Reading, mask: Tensor, **options: Any) -> TopKOutput:
-        if "position_ids" in self._takes:
-            options["position_ids"] = reading.positions
-        if reading.token_type_ids is not None and "token_type_ids" in self._takes:
-            options["token_type_ids"] = reading.token_type_ids
-        output = self.encoder(input_ids=reading.input_ids, attention_mask=mask, **options)
+        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        more = {
+            name: True for name, on in asked.items() if (getattr(self.config, name) if on is None else on)
+        }
+        if presence is not None:
+            if not self._learns:
+                self._check_presence(reading)
+                self._learns = True
+            if isinstance(self.selector, HistorySelector) and reading.weights is not None:
+                reading.weights.register_hook(lambda g: self._observe(reading, g))  # type: ignore[no-untyped-call]
+        output = self._answer(reading, presence, **more)
         return TopKOutput(
-            loss=output.loss, logits=output.logits, kept=reading.chosen.indices,
-            hidden_states=output.hidden_states, attentions=output.attentions,
+            loss=None if labels is None else self._loss(output.logits, labels), logits=output.logits,
+            kept=reading.chosen.indices, hidden_states=output.get("hidden_states"),
+            attentions=output.get("attentions"),
         )  # fmt: skip
 
-    @torch.enable_grad()
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        config = self.config
+        if config.problem_type is None:
+            one = labels.dim() == 1 and not labels.is_floating_point()
+            config.problem_type = f"{'single' if one else 'multi'}_label_classification"
+        if config.problem_type != "single_label_classification":
+            labels = labels.to(logits.dtype)
+        loss: Tensor = self.loss_function(labels=labels, pooled_logits=logits, config=config)
+        return loss
+
+    def _answer(self, reading: Reading, presence: Tensor | None, **options: Any) -> Any:
+        given = {
+            "position_ids": reading.positions, "token_type_ids": reading.token_type_ids, "use_cache": False,
+        }  # fmt: skip
+        options |= {name: x for name, x in given.items() if x is not None and name in self._takes}
+        options |= {"input_ids": reading.input_ids}
+        if presence is None:
+            return self.encoder(attention_mask=reading.attention_mask, **options)
+        return run_with_presence(self.encoder, presence, reading.attention_mask, **options)
+
     def _check_presence(self, reading: Reading) -> None:
-        """Some encoders take such a mask for something else, or hide it from gradients."""
-        presence = torch.ones(reading.input_ids.shape, device=self.device, requires_grad=True)
-        modes = {module: module.training for module in self.encoder.modules()}
-        self.encoder.eval()  # dropout would tell the two apart
-        usual = self._answer(reading, reading.attention_mask).logits.detach()
-        logits = self._answer(reading, self._mask(presence, reading)).logits
-        for module, mode in modes.items():
-            module.training = mode
-        (slope,) = torch.autograd.grad(logits.sum(), presence, allow_unused=True)
-        if slope is None or (logits - usual).norm() > 0.1 * usual.norm():
-            raise ValueError(
-                f"{type(self.encoder).__name__} cannot have tokens that are there in part, which a gate and "
-                "attributions need: choose BERT, RoBERTa, ELECTRA or DistilBERT, or a selector that does "
-                "not learn along"
-            )
+        texts = reading.attention_mask.any(-1)
+        check_presence(
+            self.encoder, reading.input_ids.shape, lambda u: self._answer(reading, u).logits[texts]
+        )
 
     def _observe(self, reading: Reading, gradient: Tensor) -> None:
         assert isinstance(self.selector, HistorySelector)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,21 +23,24 @@ def export_onnx(
 ) -> Path:
     """Write a model as ONNX, to be run without PyTorch.
 
-    The graph takes ``input_ids`` and ``attention_mask``, (batch, length) int64 of any batch and length,
-    and gives ``logits`` (batch, labels) and ``kept`` (batch, k): always k wide, with -1 in spare slots.
+    The graph takes ``input_ids`` and ``attention_mask``, (batch, length) int64 of any batch and length, and
+    ``token_type_ids`` likewise where the encoder tells two texts apart by them; it
+    gives ``logits`` (batch, labels) and ``kept`` (batch, k): always k wide, with -1 in spare slots.
     What it keeps is what the model keeps, ties included. It raises nothing: of a text with more
     than k special tokens it keeps the first k of them.
 
     Beside OUT.onnx it writes OUT.tokenizer.json for ``tokenizers.Tokenizer.from_file``, which pads and cuts
-    the texts as they should be; weights over 1.5 GB stand in OUT.onnx.data.
+    the texts as they should be; weights over 1.5 GB stand in OUT.onnx.data. All are written in a folder
+    beside and then moved: what stood there before stays until the new ones are whole.
 
     Args:
         model: with a fitted selector; left as it was.
         tokenizer: the model's.
         path: of the file to write; its folder is made if need be.
-        max_length: tokens of a text that the selector sees; None: all.
+        max_length: tokens of a text that the selector sees; None: the model's own ``max_length``.
 
     Raises:
+        OSError: nothing can be written there.
         ImportError: onnx and onnxscript are not installed.
         RuntimeError: the selector has not been fitted.
         ValueError: what the model does depends on the batch, or has no form in ONNX.
@@ -46,16 +50,42 @@ def export_onnx(
     except ImportError:
         raise ImportError("export needs onnx and onnxscript: pip install 'topk-lib[onnx]'") from None
     _check(model)
+    path = Path(path)
+    for taken in (path, path.parent / f"{path.stem}.tokenizer.json"):
+        if taken.is_dir():
+            raise IsADirectoryError(f"{taken} is a folder: name the file to write, as {taken / 'model.onnx'}")
+    max_length = model.config.max_length if max_length is None else max_length
     cut = max_length is not None
     texts = ["Hardly a dull minute.", "Dull."]
     example = tokenizer(texts, padding=True, truncation=cut, max_length=max_length, return_tensors="pt")
-    inputs = {name: example[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    names = ["input_ids", "attention_mask"]
+    if "token_type_ids" in example and model.reads_token_types:
+        names.append("token_type_ids")
+    inputs = {name: example[name].to(model.device) for name in names}
     model.select(**inputs)  # a graph raises nothing, such as that the selector is not fitted
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as beside:
+            fresh = Path(beside) / path.name
+            large = sum(p.numel() * p.element_size() for p in model.parameters()) > 1.5e9
+            _graph(model, inputs).save(fresh, external_data=large)
+            # It holds the padding and the truncation of its last call, that above.
+            fresh.with_suffix(".tokenizer.json").write_text(
+                tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8"
+            )
+            for file in sorted(Path(beside).iterdir(), key=lambda p: p.name == path.name):  # the graph last
+                file.replace(path.parent / file.name)
+    except OSError as error:
+        raise OSError(
+            f"could not write {path} ({error.strerror or error}); what was there is as it was: free some "
+            "space, or name another file"
+        ) from error
+    return path
+
+
+def _graph(model: TopKForSequenceClassification, inputs: dict[str, torch.Tensor]) -> Any:
     # PyTorch would have the graph of tfidf begin at 3 tokens; in ONNX it holds for fewer too.
     any_size = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=3)}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    large = sum(p.numel() * p.element_size() for p in model.parameters()) > 1.5e9
     training = model.training
     model.eval()
     log = logging.getLogger("torch.onnx")
@@ -65,7 +95,7 @@ def export_onnx(
         with torch.no_grad(), errors_only(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             graph = torch.export.export(model, (), inputs, dynamic_shapes=dict.fromkeys(inputs, any_size))
-            program = torch.onnx.export(
+            return torch.onnx.export(
                 graph,
                 output_names=["logits", "kept"],
                 dynamic_shapes={key: {0: "batch", 1: "length"} for key in inputs},  # their names
@@ -73,8 +103,6 @@ def export_onnx(
                 opset_version=_OPSET,
                 verbose=False,
             )
-        assert program is not None
-        program.save(path, external_data=large)
     except RuntimeError as error:
         raise ValueError(
             f"a {type(model.encoder).__name__} with the {model.selector.name} selector has no form in ONNX: "
@@ -83,9 +111,6 @@ def export_onnx(
     finally:
         log.setLevel(level)
         model.train(training)
-    # It holds the padding and the truncation of its last call, that above.
-    tokenizer.backend_tokenizer.save(str(path.with_suffix(".tokenizer.json")))
-    return path
 
 
 def _check(model: TopKForSequenceClassification) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from topk_lib.ops import hard_topk, soft_topk
+from topk_lib.selectors.base import whole
 
 __all__ = ["TokenPruner"]
 
@@ -20,7 +21,7 @@ SCORES = ("attention", "gate")
 # What a layer may read. Anything else (rotary angles, boxes, ...) would keep its old length.
 _READS = {
     "hidden_states", "attention_mask", "encoder_hidden_states", "encoder_attention_mask", "past_key_values",
-    "output_attentions", "kwargs",
+    "cache", "output_attentions", "kwargs",
 }  # fmt: skip
 
 
@@ -274,13 +275,14 @@ def _is_known(layer: Any) -> bool:
 
 def _checked(keep_after: Mapping[int, int], layers: int) -> dict[int, int]:
     """A copy in the order of the layers."""
-    if not isinstance(keep_after, Mapping) or not all(
-        isinstance(n, int) and not isinstance(n, bool) for pair in keep_after.items() for n in pair
-    ):
-        raise TypeError(f"keep_after must map layer numbers to numbers of tokens, got {keep_after!r}")
-    if not keep_after:
+    try:
+        plan = dict(sorted((whole("", at), whole("", size)) for at, size in keep_after.items()))
+    except (TypeError, AttributeError):
+        raise TypeError(
+            f"keep_after must map layer numbers to numbers of tokens, got {keep_after!r}"
+        ) from None
+    if not plan:
         raise ValueError("keep_after is empty: name a layer and how many tokens it keeps, as in {1: 64}")
-    plan = dict(sorted(keep_after.items()))
     for number in plan:
         if not 0 <= number < layers - 1:
             raise ValueError(

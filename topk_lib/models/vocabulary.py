@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from topk_lib.models.loading import errors_only
 from topk_lib.ops import hard_topk
+from topk_lib.selectors.base import whole
 
 __all__ = ["SelectedVocabulary", "Sizes", "select_vocabulary", "sizes"]
 
@@ -117,7 +118,7 @@ def select_vocabulary(
     Source: Abdaoui et al. (2020), "Load what you need", cut a multilingual model's embedding to the
     token types of one language in this way.
     """
-    size = _check(model, usefulness, k, rest)
+    size, k = _check(model, usefulness, rest), whole("k", k)
     state = _tokenizer_state(tokenizer)
     vocabulary = tokenizer.get_vocab()
     if max(vocabulary.values()) >= size:
@@ -138,7 +139,7 @@ def select_vocabulary(
     return SelectedVocabulary(model, tokenizer, kept, before, sizes(model))
 
 
-def _check(model: Any, usefulness: Tensor, k: int, rest: str) -> int:
+def _check(model: Any, usefulness: Tensor, rest: str) -> int:
     """Return the number of rows of the model's embedding."""
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"model must be a PreTrainedModel, got {type(model).__name__}")
@@ -151,8 +152,6 @@ def _check(model: Any, usefulness: Tensor, k: int, rest: str) -> int:
         )
     if rest not in ("drop", "freeze"):
         raise ValueError(f'rest must be "drop" or "freeze", got {rest!r}')
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise TypeError(f"k must be an int, got {type(k).__name__}")
     if not isinstance(usefulness, Tensor) or usefulness.is_complex() or usefulness.dtype == torch.bool:
         got = usefulness.dtype if isinstance(usefulness, Tensor) else type(usefulness).__name__
         raise TypeError(f"usefulness must be a tensor of real numbers, got {got}")

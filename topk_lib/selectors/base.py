@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -19,10 +20,30 @@ __all__ = [
     "select_tokens",
     "selector_names",
     "shorten",
+    "whole",
 ]
 
 _REGISTRY: dict[str, type[Selector]] = {}
 _S = TypeVar("_S", bound="type[Selector]")
+_SEEDS = (-(2**63), 2**64 - 1)
+
+
+def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """A whole number of any library as an ``int``.
+
+    Raises:
+        TypeError: it is none; True and 64.0 are none either.
+        ValueError: it is below ``least`` or above ``most``.
+    """
+    try:
+        number = operator.index(None if isinstance(value, bool) else value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    if most is not None and number > most:
+        raise ValueError(f"{name} must be at most {most}, got {number}")
+    return number
 
 
 class Selector(nn.Module):
@@ -48,7 +69,8 @@ class Selector(nn.Module):
 
     def __init__(self, seed: int = 0, vocabulary: int | None = None) -> None:
         super().__init__()
-        self.seed, self.vocabulary = seed, vocabulary
+        self.seed = whole("seed", seed, *_SEEDS)
+        self.vocabulary = None if vocabulary is None else whole("vocabulary", vocabulary, 1)
         self._embedding: tuple[nn.Embedding] | None = None
 
     def attach(self, embedding: nn.Embedding) -> Selector:
@@ -129,13 +151,13 @@ def make_selector(name: str, *, seed: int = 0, vocabulary: int | None = None, **
 
     Args:
         name: one of :func:`selector_names`.
-        seed: of what is drawn at random.
+        seed: of what is drawn at random, -2**63 to 2**64 - 1.
         vocabulary: how many token types there are; None lets ``fit`` find the largest id.
         **options: further arguments of that selector.
 
     Raises:
-        ValueError: the name is unknown.
-        TypeError: the selector has no such option.
+        ValueError: the name is unknown, or an option out of its range.
+        TypeError: the selector has no such option, or it has another type.
     """
     if name not in _REGISTRY:
         raise ValueError(f"unknown selector {name!r}: choose one of {', '.join(_REGISTRY)}")
@@ -180,6 +202,7 @@ def choose(
     """
     if torch.compiler.is_exporting():
         return _choose_in_graph(scores, real, pinned & real, k, width)
+    k = k if isinstance(k, Tensor) else whole("k", k)
     each = torch.as_tensor(k, device=scores.device)
     if each.numel() and int(each.min()) < 1:
         raise ValueError(f"k must be at least 1, got {int(each.min())}")
@@ -216,6 +239,8 @@ def _choose_in_graph(
 
 def is_special(input_ids: Tensor, special_ids: Sequence[int]) -> Tensor:
     """(batch, length) bool: True for special tokens."""
+    if not len(special_ids):  # ONNX has no "any" of nothing
+        return torch.zeros_like(input_ids, dtype=torch.bool)
     ids = torch.as_tensor(list(special_ids), dtype=input_ids.dtype).to(input_ids.device)
     return (input_ids.unsqueeze(-1) == ids).any(-1)
 

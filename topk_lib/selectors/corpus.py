@@ -68,9 +68,11 @@ class TableSelector(Selector):
 
     def attach(self, embedding: torch.nn.Embedding) -> TableSelector:
         super().attach(embedding)
-        short = embedding.num_embeddings - len(self.table)
-        if short > 0 and not bool(self.table[0].isnan()):  # a table as wide as the largest id it saw
-            self.table = torch.nn.functional.pad(self.table, (0, short))
+        more = embedding.num_embeddings - len(self.table)
+        if more:  # a table as wide as the largest id it saw, or of a vocabulary that was resized
+            self.vocabulary = embedding.num_embeddings
+            value = torch.nan if bool(self.table[0].isnan()) else 0.0
+            self.table = torch.nn.functional.pad(self.table, (0, more), value=value)
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from topk_lib.selectors.base import Selector, ids_to_batch, register
+from topk_lib.selectors.base import Selector, ids_to_batch, register, whole
 from topk_lib.selectors.corpus import LinearSelector
 
 __all__ = ["DistilledSelector", "GateSelector", "HistorySelector", "TaughtSelector"]
@@ -41,11 +41,9 @@ class GateSelector(Selector):
         self, seed: int = 0, vocabulary: int | None = None, *, hidden: int = 64, context: int = 5
     ) -> None:
         super().__init__(seed, vocabulary)
-        if hidden < 0:
-            raise ValueError(f"hidden must be 0 or more, got {hidden}")
-        if context < 1 or context % 2 == 0:
+        self.hidden, self.context = whole("hidden", hidden, 0), whole("context", context)
+        if self.context < 1 or self.context % 2 == 0:
             raise ValueError(f"context must be odd and at least 1, got {context}")
-        self.hidden, self.context = hidden, context
         self.net: nn.ModuleDict | None = None
 
     def attach(self, embedding: nn.Embedding) -> GateSelector:
@@ -217,19 +215,21 @@ class HistorySelector(GateSelector):
         context: int = 5,
     ) -> None:
         super().__init__(seed, vocabulary, hidden=hidden, context=context)
-        if prior <= 0:
+        if not prior > 0:
             raise ValueError(f"prior must be above 0, got {prior}")
-        self.prior = prior
+        self.prior = float(prior)
         self.loss_scale = 1.0
         self._new: Tensor | None = None
 
     def attach(self, embedding: nn.Embedding) -> GateSelector:
         super().attach(embedding)
-        if "count" not in self._buffers:
-            for name in ("count", "total"):
-                self.register_buffer(
-                    name, torch.zeros(embedding.num_embeddings, device=embedding.weight.device)
-                )
+        size = embedding.num_embeddings
+        for name in ("count", "total"):
+            if name not in self._buffers:
+                self.register_buffer(name, torch.zeros(size, device=embedding.weight.device))
+            elif more := size - len(getattr(self, name)):  # a vocabulary that was resized
+                setattr(self, name, nn.functional.pad(getattr(self, name), (0, more)))
+                self._new = None
         return self
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

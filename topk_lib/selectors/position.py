@@ -55,7 +55,8 @@ class RandomSelector(Selector):
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         position = token_positions(attention_mask)
         text = (input_ids * attention_mask * (2 * position + 1)).sum(-1, keepdim=True)
-        mixed = mix(mix(text + mix(torch.full_like(text, self.seed))) + position)
+        seed = (self.seed + 2**63) % 2**64 - 2**63  # the same 64 bits as a signed number
+        mixed = mix(mix(text + mix(torch.full_like(text, seed))) + position)
         return mixed.bitwise_and((1 << 24) - 1).float()  # 24 bits: exact in float32
 
 

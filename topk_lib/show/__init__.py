@@ -2,8 +2,10 @@
 
 from topk_lib.show.budget import CHOICES, SIZES, Cost, cost, cost_change, cost_of_choice
 from topk_lib.show.explore import Explorer, explore
-from topk_lib.show.figures import accuracy_by_k, style, token_weights
+from topk_lib.show.figures import accuracy_by_k, accuracy_by_speed, accuracy_ranked, style, token_weights
 from topk_lib.show.hard import bits_deciding, counted_work
+from topk_lib.show.learning import learning
+from topk_lib.show.narrowing import narrowing
 from topk_lib.show.relaxation import curves, jacobian, threshold_curve
 from topk_lib.show.roofline import CARDS, bytes_moved, share_of_bandwidth, time_limits
 from topk_lib.show.routing import routing_choices
@@ -17,6 +19,8 @@ __all__ = [
     "Cost",
     "Explorer",
     "accuracy_by_k",
+    "accuracy_by_speed",
+    "accuracy_ranked",
     "bits_deciding",
     "bytes_moved",
     "cost",
@@ -27,6 +31,8 @@ __all__ = [
     "explore",
     "jacobian",
     "kept_text",
+    "learning",
+    "narrowing",
     "routing_choices",
     "share_of_bandwidth",
     "style",

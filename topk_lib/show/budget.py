@@ -15,8 +15,11 @@ __all__ = ["CHOICES", "SIZES", "Cost", "cost", "cost_change", "cost_of_choice"]
 SIZES: dict[str, dict[str, int]] = {
     "MiniLM": {"vocab": 30522, "hidden": 384, "layers": 6, "intermediate": 1536, "heads": 12},
     "BERT-base": {"vocab": 28996, "hidden": 768, "layers": 12, "intermediate": 3072, "heads": 12},
-}
-"""Sizes of ``all-MiniLM-L6-v2`` and ``bert-base-cased``, as keywords of :func:`cost`."""
+    "large": {"vocab": 128256, "hidden": 4096, "layers": 32, "intermediate": 16384, "heads": 32,
+              "positions": 131072},
+}  # fmt: skip
+"""Sizes of ``all-MiniLM-L6-v2``, of ``bert-base-cased``, and of a language model for long texts with the
+width, depth and vocabulary of Llama 3 8B, but GPT-2's plan; as keywords of :func:`cost`."""
 
 CHOICES = (
     "vocabulary, encoder",
@@ -24,6 +27,8 @@ CHOICES = (
     "sequence, encoder",
     "sequence, decoder",
     "routing",
+    "attention, encoder",
+    "attention, decoder",
     "decoding",
 )
 """What :func:`cost_of_choice` takes."""
@@ -66,6 +71,7 @@ def cost(
     batch: int = 1,
     experts: int = 1,
     k: int | None = None,
+    keys: int | None = None,
     positions: int = 512,
     segments: int = 2,
     classes: int = 2,
@@ -86,6 +92,9 @@ def cost(
     With ``experts`` above 1 each layer has so many feed-forward blocks and a router, a bias-free
     (hidden, experts) matrix; each expert takes ``k`` of the tokens that a pass reads.
 
+    With ``keys`` below n each query is compared with all n keys, and sums up the values of the
+    ``keys`` best alone. All keys and values stay in memory: another query may choose others.
+
     Args:
         kind: "encoder" or "decoder".
         vocab: token types.
@@ -97,6 +106,7 @@ def cost(
         batch: texts read together.
         experts: feed-forward blocks a layer.
         k: tokens of the batch that each expert takes; by default an even share, rounded up.
+        keys: keys that each query reads; None: all n.
         positions: longest text that the model has position vectors for.
         segments: token type embeddings (encoder).
         classes: labels of the classifier (encoder).
@@ -104,7 +114,8 @@ def cost(
 
     Raises:
         ValueError: an unknown kind, a size below 1 (``classes``, ``segments``, ``k``: below 0),
-            heads that do not divide hidden, n above positions, k above the tokens read.
+            heads that do not divide hidden, n above positions, k above the tokens read, keys outside
+            1 to n.
     """
     if kind not in ("encoder", "decoder"):
         raise ValueError(f'kind must be "encoder" or "decoder", got {kind!r}')
@@ -125,6 +136,9 @@ def cost(
         raise ValueError(f"n must be at most positions = {positions}, got {n}")
     if taken > tokens:
         raise ValueError(f"k must be at most {tokens} (the tokens that a pass reads), got {taken}")
+    read = n if keys is None else keys
+    if not 1 <= read <= n:
+        raise ValueError(f"keys must lie between 1 and n = {n}, got {read}")
 
     d, f = hidden, intermediate
     norm = 2 * d
@@ -132,7 +146,7 @@ def cost(
     block = 2 * d * f + f + d
     router = d * experts if experts > 1 else 0
     parameters = (vocab + positions) * d + layers * (attention + experts * block + router + 2 * norm) + norm
-    flops = layers * (8 * tokens * d * d + 4 * tokens * n * d + 4 * experts * taken * d * f)
+    flops = layers * (8 * tokens * d * d + 2 * tokens * (n + read) * d + 4 * experts * taken * d * f)
     flops += layers * 2 * tokens * router
     # Attention: its input, queries, keys, values, result, and that projected. Feed-forward: three
     # states of width d, and the inner layer before and after the activation function.
@@ -163,8 +177,8 @@ def cost_of_choice(
 
     "vocabulary" keeps the share of the token types, "sequence" of the n positions that are read
     (encoder) or stay in the cache (decoder). "routing" keeps the work and splits the tokens: each
-    of 1/budget experts takes the share of the encoder's n tokens. "decoding" keeps the share of the
-    next tokens that may be drawn.
+    of 1/budget experts takes the share of the encoder's n tokens. "attention" lets each query read the
+    share of the n keys that fit it best. "decoding" keeps the share of the next tokens that may be drawn.
 
     Args:
         choice: one of :data:`CHOICES`.
@@ -190,11 +204,18 @@ def cost_of_choice(
         chosen = cost(kind, **{**sizes, "vocab": vocab}, n=n)
         return full, chosen, f"k = {vocab:,} of {sizes['vocab']:,} token types"
     if meaning == "sequence":
-        return full, cost(kind, **sizes, n=short), f"k = {short} of {n} positions"
+        return full, cost(kind, **sizes, n=short), f"k = {short:,} of {n:,} positions"
     if meaning == "routing":
         experts = round(1 / budget)
+        blocks = f"{experts} expert{'s' * (experts > 1)}"
         chosen = cost(kind, **sizes, n=n, experts=experts, k=short)
-        return full, chosen, f"{experts} expert{'s' * (experts > 1)}, each takes k = {short} of {n} tokens"
+        return (
+            full,
+            chosen,
+            f"{blocks}, each takes k = {short:,} of {n:,} tokens",
+        )
+    if meaning == "attention":
+        return full, cost(kind, **sizes, n=n, keys=short), f"each query reads k = {short:,} of {n:,} keys"
     return full, full, f"k = {vocab:,} of {sizes['vocab']:,} candidates"
 
 
@@ -226,10 +247,10 @@ def cost_change(choice: str, budget: float, sizes: Mapping[str, int], *, n: int 
         axes.text(1, y - 0.3, f"{name}: {label}", ha="center", fontsize=11)
     axes.axvline(1, color="#888888", linewidth=1, zorder=0)
     axes.set_xscale("log", base=2)
-    axes.set_xlim(1 / 20, 20)
+    axes.set_xlim(1 / 100, 100)
     axes.set_ylim(len(rows) - 0.6, -0.7)
-    ticks = [1 / 16, 1 / 4, 1, 4, 16]
-    axes.set_xticks(ticks, ["1/16", "1/4", "1", "4", "16"])
+    ticks = [1 / 64, 1 / 8, 1, 8, 64]
+    axes.set_xticks(ticks, ["1/64", "1/8", "1", "8", "64"])
     axes.minorticks_off()
     axes.set_yticks([])
     axes.set_xlabel("times as much as without the choice")

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ["accuracy_by_k", "style", "token_weights"]
+__all__ = ["accuracy_by_k", "accuracy_by_speed", "accuracy_ranked", "style", "token_weights"]
 
 # Okabe and Ito (2008): told apart with any kind of colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -75,6 +76,69 @@ def accuracy_by_k(
     axes.set_ylabel("accuracy (%)")
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     plt.close(figure)  # shown by being returned, once
+    return figure
+
+
+def accuracy_ranked(
+    points: Sequence[Mapping[str, Any]],
+    line: float | None = None,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw a dot and a 95% bar for each rule, the best on top.
+
+    Args:
+        points: each with ``rule``, ``accuracy``, ``accuracy_low`` and ``accuracy_high`` (shares in [0, 1]).
+        line: an accuracy in [0, 1] to compare with, drawn as a dashed line.
+        limits: both ends of the axis, in [0, 1], where several figures share it.
+    """
+    style()
+    figure: Figure
+    figure, axes = plt.subplots(figsize=(5.2, 0.34 * len(points) + 1.3))
+    points = sorted(points, key=lambda p: p["accuracy"])
+    middle, low, high = ([100 * p[f"accuracy{end}"] for p in points] for end in ("", "_low", "_high"))
+    bars = [
+        [m - a for m, a in zip(middle, low, strict=True)],
+        [b - m for m, b in zip(middle, high, strict=True)],
+    ]
+    axes.errorbar(middle, [p["rule"] for p in points], xerr=bars, fmt="o", capsize=3, color=_COLOURS[0])
+    if line is not None:
+        axes.axvline(100 * line, color="#555555", linestyle="--")
+    if limits is not None:
+        axes.set_xlim(100 * limits[0], 100 * limits[1])
+    axes.margins(y=0.08)
+    axes.set_xlabel("accuracy (%)")
+    plt.close(figure)
+    return figure
+
+
+def accuracy_by_speed(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Draw accuracy against speed, one curve a rule, k written at the points of the first.
+
+    Args:
+        curves: for each rule a list of points with ``k``, ``texts_per_second`` and ``accuracy`` (in [0, 1]);
+            a rule without points is left out.
+    """
+    style()
+    figure: Figure
+    figure, axes = plt.subplots()
+    shown = {name: sorted(points, key=lambda p: p["k"]) for name, points in curves.items() if points}
+    for i, (name, points) in enumerate(shown.items()):
+        x, y = [p["texts_per_second"] for p in points], [100 * p["accuracy"] for p in points]
+        axes.plot(x, y, f"{_MARKERS[i % 6]}-", color=_COLOURS[i % 6], label=name)
+        if i == 0:
+            for p in points:
+                axes.annotate(f"k = {p['k']}", (p["texts_per_second"], 100 * p["accuracy"]),
+                              xytext=(6, 4), textcoords="offset points", fontsize=10)  # fmt: skip
+    speeds = [p["texts_per_second"] for points in shown.values() for p in points]
+    ticks = sorted({float(f"{x:.2g}") for x in np.geomspace(min(speeds), max(speeds), 5)}) if speeds else []
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [np.format_float_positional(x, trim="-") for x in ticks])
+    axes.minorticks_off()  # whose labels would lie upon these
+    axes.margins(x=0.16, y=0.08)
+    axes.set_xlabel("texts a second")
+    axes.set_ylabel("accuracy (%)")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    plt.close(figure)
     return figure
 
 

@@ -41,6 +41,7 @@ def nb_svm(
 
     Presence of words and pairs, scaled by the naive Bayes log-count ratio r (their equation 2),
     then a linear classifier; logistic loss stands for the hinge. Pairs in one text only are left out.
+    Of more than two classes each is told from the others.
 
     Returns:
         The metrics of :func:`~topk_lib.training.metrics.classification_metrics`.
@@ -48,8 +49,16 @@ def nb_svm(
     vectorizer = CountVectorizer(ngram_range=(1, 2), min_df=2, binary=True, token_pattern=r"\w+|[!?]")
     features = vectorizer.fit_transform(texts)
     truth = np.asarray(labels)
-    counts = [1.0 + np.asarray(features[truth == label].sum(0)).ravel() for label in (0, 1)]
-    ratio = np.log(counts[1] / counts[1].sum()) - np.log(counts[0] / counts[0].sum())
-    model = LogisticRegression(C=1.0, solver="liblinear").fit(features.multiply(ratio).tocsr(), truth)
-    test = vectorizer.transform(test_texts).multiply(ratio).tocsr()
-    return classification_metrics(test_labels, model.predict(test))
+    test = vectorizer.transform(test_texts)
+    classes = np.unique(truth)
+    margins = []
+    for one in classes[-1:] if len(classes) == 2 else classes:
+        inside, outside = (
+            1.0 + np.asarray(features[rows].sum(0)).ravel() for rows in (truth == one, truth != one)
+        )
+        ratio = np.log(inside / inside.sum()) - np.log(outside / outside.sum())
+        model = LogisticRegression(C=1.0, solver="liblinear")
+        model.fit(features.multiply(ratio).tocsr(), truth == one)
+        margins.append(model.decision_function(test.multiply(ratio).tocsr()))
+    best = (margins[0] > 0).astype(int) if len(classes) == 2 else np.argmax(margins, axis=0)
+    return classification_metrics(test_labels, classes[best])

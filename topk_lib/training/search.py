@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from topk_lib.selectors import make_selector
-from topk_lib.training.finetune import _SETTINGS, Settings, _settings, finetune
+from topk_lib.training.finetune import finetune
+from topk_lib.training.folder import SETTINGS, claimed, named
+from topk_lib.training.metrics import to_maximise
+from topk_lib.training.settings import Settings, checked_settings
 
 __all__ = ["search"]
 
@@ -43,9 +46,10 @@ def search(
 
     Raises:
         ImportError: Optuna is not installed.
-        ValueError: ``trials`` < 1, a bad setting, or ``output`` holds a search with other settings or
-            a model already.
-        RuntimeError: under ``torchrun`` with more than one process.
+        ValueError: ``trials`` < 1, a bad setting, or ``output`` holds a search with other settings,
+            a model already, or foreign files.
+        RuntimeError: under ``torchrun`` with more than one process, or another command is at work in
+            ``output``.
     """
     try:
         import optuna
@@ -55,19 +59,30 @@ def search(
         raise ValueError(f"search needs at least 1 trial, got {trials}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RuntimeError("the search runs in one process: search first, then train with torchrun")
-    settings = _settings(options)
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    settings = checked_settings(options)
+    folder = named(output)
     if quiet:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=f"sqlite:///{folder / _DATABASE}", study_name="search", direction="maximize",
-        load_if_exists=True,
-    )  # fmt: skip
+    with claimed(folder):
+        return _search(optuna, folder, trials, settings, source, quiet)
+
+
+def _search(
+    optuna: Any, folder: Path, trials: int, settings: Settings, source: str | Path | None, quiet: bool
+) -> dict[str, Any]:
+    database = folder / _DATABASE
+    try:
+        study = optuna.create_study(
+            storage=f"sqlite:///{database}", study_name="search", direction="maximize", load_if_exists=True
+        )
+    except Exception as error:  # of Optuna, SQLAlchemy and SQLite
+        raise ValueError(
+            f"{database} cannot be read ({str(error).splitlines()[0]}): delete it to search anew"
+        ) from error
     _check_same(study, {"source": str(source)} | asdict(settings), folder)
     states = optuna.trial.TrialState
     done = len(study.get_trials(deepcopy=False, states=[states.COMPLETE]))
-    if done < trials and (folder / _SETTINGS).is_file():
+    if done < trials and (folder / SETTINGS).is_file():
         raise ValueError(
             f"{folder} holds a model already, after a search of {done} trials: choose another output folder"
         )
@@ -76,8 +91,9 @@ def search(
     for trial in study.get_trials(deepcopy=False, states=[states.RUNNING]):
         study.tell(trial.number, state=states.FAIL)
     for place in (folder / "trials").glob("*"):  # cut off: once more, on its checkpoints
-        cut_off = study.trials[int(place.name)]
-        study.enqueue_trial(cut_off.params, user_attrs={"place": place.name})
+        if place.name.isdecimal() and int(place.name) < len(study.trials):
+            cut_off = study.trials[int(place.name)]
+            study.enqueue_trial(cut_off.params, user_attrs={"place": place.name})
     # Begun anew with the same seed, the sampler would propose what it has proposed.
     study.sampler = optuna.samplers.TPESampler(seed=settings.seed + len(study.trials))
 
@@ -92,7 +108,7 @@ def search(
             shutil.rmtree(place, ignore_errors=True)
             raise
         shutil.rmtree(place)  # the best is trained again, on all there is to train on
-        return float(result.metrics["accuracy"])
+        return to_maximise(result.metrics)
 
     study.optimize(measure, n_trials=max(0, trials - done))
     shutil.rmtree(folder / "trials", ignore_errors=True)

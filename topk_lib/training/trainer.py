@@ -127,12 +127,12 @@ def _optimiser(model: Any, settings: Any) -> torch.optim.Optimizer:
 
 
 def logits_of(trainer: Trainer, data: Dataset) -> torch.Tensor:
-    """(n, 2) float32, in the order of ``data``; texts of like length share a batch."""
+    """(n, labels) float32, in the order of ``data``; texts of like length share a batch."""
     lengths = torch.tensor([len(ids) for ids in data["input_ids"]])
     order = lengths.argsort(stable=True)
     # Grouping by length would also shuffle what is evaluated.
     trainer.args.train_sampling_strategy = "sequential"
-    output = trainer.predict(data.select(order.tolist()), ignore_keys=["kept"]).predictions
+    output = trainer.predict(data.select(order.tolist()).select_columns("input_ids")).predictions
     logits = torch.empty(len(data), output.shape[-1])
     logits[order] = torch.as_tensor(output, dtype=torch.float32)
     return logits

@@ -1,0 +1,119 @@
+"""The checks of the chapter on fine-tuning tell right from wrong, and name the mistake."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from topk_lib import checks
+
+
+def test_step() -> None:
+    check = checks.check_step
+
+    def pull(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return (torch.sigmoid(x @ w) - y) @ x
+
+    def right(w: Tensor, x: Tensor, y: Tensor, rate: float) -> Tensor:
+        return w - rate * pull(w, x, y) / len(y)
+
+    def by_autograd(w: Tensor, x: Tensor, y: Tensor, rate: float) -> Tensor:
+        w = w.double().requires_grad_()
+        loss = F.binary_cross_entropy_with_logits(x.double() @ w, y.double())
+        return w.detach() - rate * torch.autograd.grad(loss, w)[0]
+
+    def in_place(w: Tensor, x: Tensor, y: Tensor, rate: float) -> Tensor:
+        w -= rate * pull(w, x, y) / len(y)
+        return w
+
+    assert check(right) == check(by_autograd) == check(in_place) == "Right."
+    assert "mean" in check(lambda w, x, y, rate: w + rate * pull(w, x, y))
+    assert "up the slope: subtract" in check(lambda w, x, y, rate: w + rate * pull(w, x, y) / len(y))
+    assert "take the mean" in check(lambda w, x, y, rate: w - rate * pull(w, x, y))
+    assert "rate is missing" in check(lambda w, x, y, rate: w - pull(w, x, y) / len(y))
+    assert "sigmoid" in check(lambda w, x, y, rate: w - rate * ((x @ w - y) @ x) / len(y))
+    assert "number of weights" in check(lambda w, x, y, rate: w - rate * pull(w, x, y) / len(w))
+    assert "add w" in check(lambda w, x, y, rate: -rate * pull(w, x, y) / len(y))
+    assert "not moved" in check(lambda w, x, y, rate: w)
+    assert "returns nothing" in check(lambda w, x, y, rate: None)  # type: ignore[arg-type, return-value]
+    assert "shape of w" in check(lambda w, x, y, rate: y)
+    assert "expected [" in check(lambda w, x, y, rate: w + 1)
+
+
+def test_steps() -> None:
+    check = checks.check_steps
+    assert check(lambda n, size, epochs: -(-n // size) * epochs) == "Right."
+    assert check(lambda n, size, epochs: math.ceil(n / size) * epochs) == "Right."
+    assert "last, smaller batch" in check(lambda n, size, epochs: n // size * epochs)
+    assert "round up before" in check(lambda n, size, epochs: n * epochs // size)
+    assert "round up" in check(lambda n, size, epochs: math.ceil(n * epochs / size))
+    assert "round up" in check(lambda n, size, epochs: n * epochs / size)  # type: ignore[arg-type, return-value]
+    assert "one epoch" in check(lambda n, size, epochs: math.ceil(n / size))
+    assert "returns nothing" in check(lambda *_: None)  # type: ignore[arg-type]
+    assert "is 6, yours 8" in check(lambda n, size, epochs: (n // size + 1) * epochs)
+
+
+def test_rate() -> None:
+    check = checks.check_rate
+
+    def right(step: int, steps: int, warmup: int, peak: float) -> float:
+        return peak * step / warmup if step < warmup else peak * (steps - step) / (steps - warmup)
+
+    assert check(right) == "Right."
+    assert "warm-up" in check(lambda step, steps, warmup, peak: peak * (1 - step / steps))
+    assert "divides by zero" in check(
+        lambda step, steps, warmup, peak: peak * min(step / warmup, (steps - step) / (steps - warmup))
+    )
+    assert "ends at 0" in check(lambda step, steps, warmup, peak: peak * min(1, step / warmup))
+    assert "half-way from the end" in check(
+        lambda step, steps, warmup, peak: peak * min(step / max(warmup, 1), (110 - step) / 60, 1)
+    )
+    assert "begins at 0" in check(
+        lambda step, steps, warmup, peak: peak if step < warmup else right(step, steps, warmup, peak)
+    )
+    assert "returns nothing" in check(lambda *_: None)  # type: ignore[arg-type]
+
+
+def test_train() -> None:
+    check = checks.check_train
+
+    def loop(
+        forget: bool = True, scale: float = 1, use: slice = slice(None), step: bool = True,
+        times: int = 1, reduction: str = "mean", once: bool = False,
+    ) -> str:  # fmt: skip
+        def train(model: Any, batches: Any, rate: float) -> None:
+            optimiser = torch.optim.SGD(model.parameters(), lr=rate)
+            for x, y in list(batches)[use] * times:
+                torch.autograd.backward(scale * F.cross_entropy(model(x), y, reduction=reduction))
+                if step and not once:
+                    optimiser.step()
+                if forget and not once:
+                    optimiser.zero_grad()
+            if once:
+                optimiser.step()
+
+        return check(train)
+
+    def by_hand(model: Any, batches: Any, rate: float) -> Any:
+        for x, y in batches:
+            slopes = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
+            with torch.no_grad():
+                for parameter, slope in zip(model.parameters(), slopes, strict=True):
+                    parameter -= rate * slope
+        return model
+
+    assert loop() == check(by_hand) == "Right."
+    assert "zero_grad() once a step" in loop(forget=False)
+    assert "up the slope" in loop(scale=-1)
+    assert "rate is not used" in loop(scale=2)
+    assert "only the first" in loop(use=slice(1))
+    assert "only the last" in loop(use=slice(-1, None))
+    assert "has not changed" in loop(step=False)
+    assert "twice" in loop(times=2)
+    assert "not the sum" in loop(reduction="sum")
+    assert "step after each" in loop(once=True)
+    assert "plain SGD" in loop(scale=0.3)

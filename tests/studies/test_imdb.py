@@ -1,0 +1,128 @@
+"""The study's grid, its slices, and that it goes on where it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from topk_lib import records, studies
+from topk_lib.data import load_reviews
+from topk_lib.studies import imdb
+from topk_lib.training.finetune import FinetuneResult
+
+
+def test_every_selector_at_every_k_once() -> None:
+    for gpu in (False, True):
+        grid = list(imdb.runs(gpu=gpu, n_train=25_000))
+        assert len({one.name for one in grid}) == len(grid)
+        every = [imdb.options_of(one.name, 25_000) for one in grid]
+        for k in (16, 32, 64, 128, *([256] if gpu else [])):
+            for selector in imdb.SELECTORS:
+                assert any(one["selector"] == selector and one["k"] == k for one in every)
+    assert sum(one.name.startswith("gate-k64-s") for one in grid) == 3
+
+
+def test_all_runs_have_one_training_budget() -> None:
+    for one in imdb.runs(gpu=False):
+        options = imdb.options_of(one.name, 4000)
+        assert options["n_train"] == 4000
+        assert not options.keys() & {"epochs", "batch_size", "evaluate_on"}
+
+
+def test_slices() -> None:
+    texts = [
+        "Not once did it move, not for me, never.",
+        "A wonderful, wonderful evening",
+        "The best terrible worst awful thing",
+        " ".join(["word"] * 50),
+        "short",
+    ]
+    parts = imdb.slices(texts, [0, 0, 1, 1, 0])
+    assert parts["contrary"].tolist() == [False, True, True, False, False]
+    assert parts["negation"].tolist() == [True, False, False, False, False]
+    assert parts["long"].tolist() == [False, False, False, True, False]
+    assert parts["short"].tolist() == [False, False, False, False, True]
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TOPK_RESULTS", str(tmp_path))
+    monkeypatch.setenv("TOPK_IMDB", "embedded")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_page_of_slices_names_the_words_that_define_them() -> None:
+    page = (Path(__file__).parents[2] / "notebooks" / "18_how_few_tokens.md").read_text(encoding="utf-8")
+    for title, words in (("Praise", imdb._PRAISE), ("Blame", imdb._BLAME)):
+        assert f"{title}: *{', '.join(words.split())}*." in page
+
+
+def test_runs_are_recorded_once(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def pretend(folder: Path, *, quiet: bool, **options: Any) -> FinetuneResult:
+        asked.append(options)
+        test = load_reviews(split="test", n=options["n_eval"], quiet=True)
+        right = list(test["label"])
+        predictions = [1 - right[0], *right[1:]]
+        return FinetuneResult(
+            folder, {"accuracy": 0.5}, options, {"n_eval": len(right)}, {"fit": 1.0}, predictions
+        )
+
+    monkeypatch.setattr(imdb, "finetune", pretend)
+    assert studies.run("imdb", only="study_4000/linear-k64-s", n_train=4000) == []
+    assert len(asked) == 3
+    record = records.load("study_4000", "linear-k64-s0")
+    wrong = np.unpackbits(np.frombuffer(bytes.fromhex(record["metrics"]["wrong"]), dtype=np.uint8))
+    wrong = wrong[: record["data"]["n_eval"]]
+    assert wrong.sum() == 1
+    assert wrong[0] == 1
+    assert 0 < record["metrics"]["slices"]["long"]["n"] < record["data"]["n_eval"]
+    studies.run("imdb", only="study_4000/linear-k64-s", n_train=4000)
+    assert len(asked) == 3  # nothing twice
+
+
+def test_a_teacher_has_read_no_review_that_its_student_has_not(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, dict[str, Any]]] = []
+
+    def pretend(folder: Path, *, quiet: bool, **options: Any) -> FinetuneResult:
+        asked.append((folder, options))
+        labels = list(load_reviews(split="test", n=options["n_eval"], quiet=True)["label"])
+        return FinetuneResult(folder, {"accuracy": 1.0}, options, {"n_eval": 1}, {"fit": 1.0}, labels)
+
+    monkeypatch.setattr(imdb, "finetune", pretend)
+    for name in ("distilled-k64-s1", "taught-k64-s2"):
+        asked.clear()
+        assert studies.run("imdb", only=name, n_train=4000) == []
+        (folder, teacher), (_, student) = asked
+        assert student["teacher"] == str(folder)
+        assert (teacher["selector"], teacher["k"]) == ("linear", 128)
+        # the seed draws the reviews
+        for key in ("seed", "n_train", "n_eval"):
+            assert teacher[key] == student[key]
+        assert "evaluate_on" not in teacher
+        assert records.load("study_4000", name)["settings"]["teacher"] == "linear-k128"
+
+
+def test_a_failed_run_does_not_stop_the_others(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(imdb, "finetune", fail)
+    failed = studies.run("imdb", only="study_4000/linear-k64-s", n_train=4000)
+    assert failed == [f"study_4000/linear-k64-s{seed}" for seed in range(3)]
+    assert "failed, going on: study_4000/linear-k64-s1: no such thing" in capsys.readouterr().err
+
+
+def test_listing_makes_nothing(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert studies.run("imdb", only="gate-k64", list_only=True, n_train=4000) == []
+    assert "== study_4000/gate-k64-s0" in capsys.readouterr().out
+    assert list(results.rglob("*.json")) == []

@@ -1,0 +1,147 @@
+"""How few tokens are enough? Selector by k by seed on IMDB."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from topk_lib.data import load_reviews
+from topk_lib.studies.base import Made, Run, packed
+from topk_lib.training import accuracy_interval, finetune
+
+__all__ = [
+    "FULL",
+    "PUPILS",
+    "RATE",
+    "SELECTORS",
+    "SMALL",
+    "SMALL_TEST",
+    "options_of",
+    "runs",
+    "slices",
+    "teacher",
+]
+
+SELECTORS = (
+    "gate", "linear", "taught", "distilled", "history", "chi2", "mutual_information", "embedding",
+    "head_tail", "frequency", "tfidf_corpus", "tfidf", "first", "random",
+)  # fmt: skip
+FULL = 512  # what the encoder can read at most
+SMALL = 4000  # training reviews where a CPU does all the work,
+SMALL_TEST = 10_000  # and test reviews
+RATE = 1e-4  # chosen on the held-out part of the training split: results/imdb_dev
+_TEACHER = "linear-k128"
+PUPILS = ("taught", "distilled")
+
+_PRAISE = "best brilliant excellent masterpiece wonderful superb perfect amazing genius great fantastic"
+_BLAME = "worst awful terrible horrible boring stupid waste dull ridiculous poor lame"
+_NEGATION = re.compile(r"\b(?:not|no|never|nothing|without|hardly|n't)\b|n't\b", re.IGNORECASE)
+
+
+def runs(*, gpu: bool, n_train: int | None = None) -> Iterator[Run]:
+    """The grid, most telling first.
+
+    Args:
+        gpu: three seeds of everything; else one, and at the end three at k = 64, of gate and linear
+            at k = 16 too.
+        n_train: training reviews of each run; None: all 25,000 on a GPU, else 4,000. Up to 4,000 the
+            test is on 10,000 drawn reviews, above on all.
+    """
+    n_train = n_train or (25_000 if gpu else SMALL)
+    for name, options in _grid(n_train, gpu):
+        folder = Path("runs") / f"study_{n_train}" / name
+        yield Run(f"study_{n_train}", name, partial(_finetuned, folder, options))
+
+
+def options_of(name: str, n_train: int) -> dict[str, Any]:
+    """What :func:`~topk_lib.training.finetune` is given for a run of the grid."""
+    return dict(_grid(n_train, True))[name]
+
+
+def _grid(n_train: int, gpu: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    def one(selector: str, k: int, seed: int, tag: str = "", **more: Any) -> tuple[str, dict[str, Any]]:
+        options = {"selector": selector, "k": k, "seed": seed, "n_train": n_train, "learning_rate": RATE}
+        if n_train <= SMALL:
+            options["n_eval"] = SMALL_TEST
+        return f"{selector}-k{k}{tag}-s{seed}", options | more
+
+    seeds = range(3) if gpu else range(1)
+    for seed in seeds:
+        yield from (one(selector, 64, seed) for selector in SELECTORS[:5])
+        yield one("first", FULL, seed)
+        yield from (one(selector, 64, seed) for selector in SELECTORS[5:])
+        for k in (32, 128, 16):
+            yield from (one(selector, k, seed) for selector in SELECTORS)
+        # ideas for spending the same budget better
+        yield one("linear", 64, seed, "-original", positions="original")
+        yield one("gate", 64, seed, "-original", positions="original")
+        yield one("linear", 128, seed, "-share25", share=0.25)
+        yield one("gate", 64, seed, "-batch", spend="batch")
+        yield one("gate", 64, seed, "-hot", start_temperature=1.0, final_temperature=0.1)
+        yield one("first", 128, seed, "-inside", keep_after="1:64,3:32")
+    if gpu:
+        for seed in seeds:
+            yield from (one(selector, 256, seed) for selector in SELECTORS)
+            yield from (one(selector, FULL, seed) for selector in SELECTORS[:2])
+    else:
+        for k, selectors in ((16, SELECTORS[:2]), (64, SELECTORS)):  # few tokens cost little
+            for seed in (1, 2):
+                yield from (one(selector, k, seed) for selector in selectors)
+
+
+def _finetuned(folder: Path, options: dict[str, Any]) -> Made:
+    """Fine-tune, and measure on the test reviews and slices of them."""
+    learned = {"teacher": _TEACHER} if options["selector"] in PUPILS else {}
+    given = {"teacher": str(teacher(options["n_train"], options["seed"]))} if learned else {}
+    result = finetune(folder, quiet=True, **options, **given)
+    test = load_reviews(split="test", n=options.get("n_eval"), quiet=True)
+    right = np.asarray(result.predictions) == np.asarray(test["label"])
+    parts = {}
+    for name, inside in slices(list(test["text"]), list(test["label"])).items():
+        low, high = accuracy_interval(int(right[inside].sum()), int(inside.sum()))
+        parts[name] = {"n": int(inside.sum()), "accuracy": float(right[inside].mean()),
+                       "accuracy_low": low, "accuracy_high": high}  # fmt: skip
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    print(f"accuracy {result.metrics['accuracy']:.2%}", flush=True)
+    return Made(
+        result.metrics | {"seconds": result.seconds, "slices": parts, "wrong": packed(~right)},
+        result.settings | learned, result.data, sum(result.seconds.values()),
+    )  # fmt: skip
+
+
+def teacher(n_train: int, seed: int) -> Path:
+    """The run that gates learn from: trained on their own reviews, so that they hear of no other label."""
+    name = f"{_TEACHER}-s{seed}"
+    folder = Path("runs") / f"study_{n_train}" / name
+    finetune(folder, quiet=True, **options_of(name, n_train))  # nothing, where that run was made
+    return folder
+
+
+def slices(texts: Sequence[str], labels: Sequence[int]) -> dict[str, np.ndarray]:
+    """Kinds of reviews on which to look apart, each (reviews,) bool.
+
+    - ``short`` and ``long``: the shortest and the longest fifth, by words;
+    - ``negation``: the fifth with the most negations a word;
+    - ``contrary``: reviews whose strong opinion words (of two short lists) speak more for the
+      other side than for their own, as irony and faint praise do; the label is used to find them.
+    """
+    words = [re.findall(r"[\w']+", text.lower()) for text in texts]
+    length = np.array([len(w) for w in words])
+    negation = np.array([len(_NEGATION.findall(text)) for text in texts]) / np.maximum(length, 1)
+    praise, blame = set(_PRAISE.split()), set(_BLAME.split())
+    tone = np.array([sum((w in praise) - (w in blame) for w in text) for text in words])
+    side = 2 * np.asarray(labels) - 1
+    low, high = np.quantile(length, (0.2, 0.8))
+    return {
+        "short": length <= low,
+        "long": length >= high,
+        "negation": negation >= np.quantile(negation, 0.8),
+        "contrary": tone * side < 0,
+    }
