@@ -194,13 +194,13 @@ def seeds_per_row(seed: int | Tensor | None, rows: Tensor) -> Tensor:
     if isinstance(seed, Tensor):
         _check_integers("seed", seed, rows)
         return seed.to(rows.device, torch.int64)
-    first = _integer("seed", seed)
+    first: Any = _integer("seed", seed)
     if isinstance(first, int):
         if not -(2**63) <= first < 2**64:  # no bit of it is lost
             words = np.random.SeedSequence([abs(first), int(first < 0)]).generate_state(1, np.uint64)
             first = int(words[0])
         first = (first + 2**63) % 2**64 - 2**63
-    return first + torch.arange(math.prod(shape), device=rows.device).reshape(shape)
+    return torch.add(torch.arange(math.prod(shape), device=rows.device).reshape(shape), first)
 
 
 def _integer(name: str, value: Any) -> Any:
