@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
-# Triton's own functions ask for this when they are first imported, which torch may do.
-if shutil.which("nvidia-smi") is None:
+
+import torch
+
+# Triton's own functions ask for this when they are first imported, which transformers may do.
+if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from topk_lib.models import select_vocabulary

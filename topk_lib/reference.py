@@ -101,7 +101,7 @@ def sample_topk(logits: Tensor, k: int, u: float, temperature: float = 1.0, top_
     peak = logits.max().item()
     p = {i: math.exp((logits[i].item() - peak) / temperature) for i in chosen}
     whole, before, kept = sum(p.values()), 0.0, []
-    for i in sorted(chosen, key=lambda i: (-p[i], i)):
+    for i in sorted(chosen, key=lambda i: (-logits[i].item(), i)):
         if before < top_p * whole:
             kept.append(i)
         before += p[i]

@@ -22,6 +22,15 @@ _DROP = {torch.bfloat16: 16, torch.float16: 13}  # low bits that are empty once 
 
 
 @triton.jit
+def _widen(x):  # type: ignore[no-untyped-def]
+    """bfloat16 as float32, bit by bit: a conversion may flush the least numbers to 0."""
+    if x.dtype == tl.bfloat16:
+        bits = x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16
+        x = bits.to(tl.float32, bitcast=True)
+    return x
+
+
+@triton.jit
 def _keys(x, valid, WIDE: tl.constexpr, DROP: tl.constexpr):  # type: ignore[no-untyped-def]
     if WIDE:
         x = x.to(tl.float64)
@@ -29,7 +38,7 @@ def _keys(x, valid, WIDE: tl.constexpr, DROP: tl.constexpr):  # type: ignore[no-
         bits = x.to(tl.uint64, bitcast=True)
         top = tl.full(bits.shape, 1, tl.uint64) << 63
     else:
-        x = x.to(tl.float32)
+        x = _widen(x).to(tl.float32)
         x = tl.where(x == 0, 0.0, x)
         bits = x.to(tl.uint32, bitcast=True)
         top = tl.full(bits.shape, 1, tl.uint32) << 31

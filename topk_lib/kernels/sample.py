@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from topk_lib.kernels.hard import _DROP, _keys, _kth_key
+from topk_lib.kernels.hard import _DROP, _keys, _kth_key, _widen
 
 __all__ = ["MAX_BLOCK", "sample_rows"]
 
@@ -43,9 +43,10 @@ def _sample_kernel(  # type: ignore[no-untyped-def]
     kept = greater | (equal & (tl.cumsum(equal.to(tl.int32), axis=1) <= spare[:, None]))
 
     t = tl.load(temperatures + row, mask=row < rows, other=1.0)  # (ROWS,)
-    z = x.to(t.dtype) / t[:, None]
-    peak = tl.max(tl.where(kept, z, -inf), axis=1)
-    p = tl.where(kept, tl.exp(z - peak[:, None]), 0.0)
+    s = _widen(x).to(t.dtype)
+    peak = tl.max(tl.where(kept, s, -inf), axis=1)
+    # The difference first: the quotient of a large score would be infinite.
+    p = tl.where(kept, tl.exp((s - peak[:, None]) / t[:, None]), 0.0)
     if NUCLEUS:
         share = tl.load(top_ps + row, mask=row < rows, other=1.0)
         goal = share * tl.sum(p, axis=1)

@@ -1,4 +1,4 @@
-"""Soft top-k in Triton: tau by Newton's method inside a bracket, and the closed-form gradient.
+"""Soft top-k in Triton: tau by Newton's method around the k-th largest, and the closed-form gradient.
 
 A program holds a row in registers, so that the forward pass reads it once and writes it once; the
 backward pass reads scores and gradient once and writes once. The link is a compile-time constant.
@@ -11,11 +11,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from topk_lib.kernels.hard import _DROP, _keys, _kth_key, _widen
+
 __all__ = ["MAX_BLOCK", "soft_backward_rows", "soft_topk_rows"]
 
 MAX_BLOCK = 32768
 _LINKS = {"sigmoid": 0, "laplace": 1, "clip": 2, "exp": 3}
-_STEPS = {torch.float64: 60}  # Newton steps; 40 in float32
+# Halving alone finds delta in so many steps; beyond FAR a weight is 0 or 1, as on a CPU.
+_SOLVER = {torch.float32: {"STEPS": 40, "FAR": 60.0}, torch.float64: {"STEPS": 60, "FAR": 300.0}}
 
 
 @triton.jit
@@ -39,21 +42,8 @@ def _link(z, LINK: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _inverse(p, LINK: tl.constexpr):  # type: ignore[no-untyped-def]
-    if LINK == 0:
-        z = tl.log(p) - tl.log(1.0 - p)
-    elif LINK == 1:
-        z = tl.where(p < 0.5, tl.log(2.0 * p), -tl.log(2.0 - 2.0 * p))
-    elif LINK == 2:
-        z = p
-    else:
-        z = tl.log(p)
-    return z
-
-
-@triton.jit
-def _sum_at(shifted, live, delta, t, LINK: tl.constexpr):  # type: ignore[no-untyped-def]
-    f, d = _link((shifted - delta[:, None]) / t[:, None], LINK)
+def _sum_at(u, live, delta, LINK: tl.constexpr):  # type: ignore[no-untyped-def]
+    f, d = _link(u - delta[:, None], LINK)
     return tl.sum(tl.where(live, f, 0.0), axis=1), tl.sum(tl.where(live, d, 0.0), axis=1)
 
 
@@ -61,14 +51,14 @@ def _sum_at(shifted, live, delta, t, LINK: tl.constexpr):  # type: ignore[no-unt
 def _forward_kernel(  # type: ignore[no-untyped-def]
     scores, valid, ks, temperatures, weights, taus,
     rows, n, score_stride, valid_stride,
-    HAS_VALID: tl.constexpr, LINK: tl.constexpr, STEPS: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_VALID: tl.constexpr, LINK: tl.constexpr, STEPS: tl.constexpr, FAR: tl.constexpr,
+    WIDE: tl.constexpr, DROP: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
     column = tl.arange(0, BLOCK)  # (BLOCK,)
     inside = (row < rows)[:, None] & (column < n)[None, :]  # (ROWS, BLOCK)
-    s = tl.load(scores + row[:, None] * score_stride + column[None, :], mask=inside, other=0.0)
-    s = s.to(weights.dtype.element_ty)
+    x = tl.load(scores + row[:, None] * score_stride + column[None, :], mask=inside, other=0.0)
+    s = _widen(x).to(weights.dtype.element_ty)
     ok = inside
     if HAS_VALID:
         flag = tl.load(valid + row[:, None] * valid_stride + column[None, :], mask=inside, other=0)
@@ -84,40 +74,31 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     count = tl.sum(live.to(s.dtype), axis=1)
     left = k - tops
     solve = (left > 0) & (left < count)
-    share = tl.where(solve, left / tl.maximum(count, 1.0), 0.5)
-    step = t * _inverse(share, LINK)
-    low = tl.where(solve, tl.min(tl.where(live, s, inf), axis=1) - step, 0.0)
-    high = tl.where(solve, tl.max(tl.where(live, s, -inf), axis=1) - step, 0.0)
     left = tl.where(solve, left, 0.0)
 
-    # tau = pivot + delta. Scores near the threshold lose nothing when the pivot is taken off, so
-    # that delta can be finer than the spacing of floats at |tau|.
-    pivot = (low + high) / 2
-    delta = low - low
-    shifted = tl.where(live, s - pivot[:, None], 0.0)
-    low -= pivot
-    high -= pivot
+    # tau = pivot + t * delta. Scores near the threshold lose nothing when the k-th largest is taken
+    # off, and what lies FAR away has weight 0 or 1, so that numbers of every size will do.
+    key = _keys(x, live, WIDE, DROP)
+    edge = _kth_key(key, tl.where(solve, tl.ceil(left), 1.0).to(tl.int32), BITS=(64 if WIDE else 32) - DROP)
+    pivot = tl.min(tl.where(live & (key >= edge[:, None]), s, inf), axis=1)
+    pivot = tl.where(solve, pivot, 0.0)
+    u = tl.where(live, (s - pivot[:, None]) / t[:, None], 0.0)
+    u = tl.minimum(tl.maximum(u, -FAR), FAR)
+    delta = left - left
+    low = delta - FAR
+    high = delta + FAR
     before = delta + inf
-    for i in range(STEPS):
-        if i == STEPS // 2:  # the pivot moves to where tau is known to be
-            pivot += delta
-            shifted = tl.where(live, s - pivot[:, None], 0.0)
-            # Half the spacing of floats at the pivot may have been rounded away.
-            slack = tl.abs(pivot) * 4e-7 + tl.abs(delta) * 4e-7
-            low = low - delta - slack
-            high = high - delta + slack
-            delta = delta - delta
-            before = delta + inf
-        total, slope = _sum_at(shifted, live, delta, t, LINK)
+    for _ in range(STEPS):
+        total, slope = _sum_at(u, live, delta, LINK)
         excess = tl.where(solve, total - left, 0.0)
         low = tl.where(excess > 0, delta, low)
         high = tl.where(excess < 0, delta, high)
-        newton = delta + excess * t / tl.where(slope > 0, slope, 1.0)
+        newton = delta + excess / tl.where(slope > 0, slope, 1.0)
         good = (slope > 0) & (newton > low) & (newton < high) & (tl.abs(excess) < before / 2)
         before = tl.abs(excess)
         delta = tl.where(excess == 0, delta, tl.where(good, newton, (low + high) / 2))
 
-    f, _ = _link((shifted - delta[:, None]) / t[:, None], LINK)
+    f, _ = _link(u - delta[:, None], LINK)
     all_in = k - tops >= count
     f = tl.where(solve[:, None], f, tl.where(all_in[:, None], 1.0, 0.0))
     rest = tl.maximum(k - tops, 0.0) - count
@@ -132,7 +113,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     tl.store(weights + row[:, None] * n + column[None, :], f, mask=inside)
     pivot = tl.where(solve, pivot, tl.where(all_in, -inf, inf))
     tl.store(taus + 2 * row, tl.where(broken, nan, pivot), mask=row < rows)
-    tl.store(taus + 2 * row + 1, tl.where(solve, delta, 0.0), mask=row < rows)
+    tl.store(taus + 2 * row + 1, tl.where(solve, delta * t, 0.0), mask=row < rows)
 
 
 @triton.jit
@@ -147,8 +128,8 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     s = tl.load(scores + row[:, None] * score_stride + column[None, :], mask=inside, other=0.0)
     g = tl.load(grads + row[:, None] * grad_stride + column[None, :], mask=inside, other=0.0)
     wide = g_ks.dtype.element_ty
-    s = s.to(wide)
-    g = g.to(wide)
+    s = _widen(s).to(wide)
+    g = _widen(g).to(wide)
     live = inside & (s == s) & (tl.abs(s) < float("inf"))
     if HAS_VALID:
         flag = tl.load(valid + row[:, None] * valid_stride + column[None, :], mask=inside, other=0)
@@ -158,6 +139,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     t = tl.load(temperatures + row, mask=row < rows, other=1.0)
     live = live & (tl.abs(pivot) < float("inf"))[:, None]
     z = (tl.where(live, s - pivot[:, None], 0.0) - delta[:, None]) / t[:, None]
+    live = live & (tl.abs(z) < float("inf"))
     z = tl.where(live, z, 0.0)
     _, d = _link(z, LINK)
     d = tl.where(live, d, 0.0)
@@ -182,7 +164,8 @@ def soft_topk_rows(
 
     Args:
         scores: (rows, n), n <= MAX_BLOCK, contiguous along n.
-        ks, temperatures: (rows,), float32 (float64 for float64 scores).
+        ks, temperatures: (rows,), float32 (float64 for float64 scores); the quotients by the
+            temperatures must be finite.
         valid: (rows, n) bool, contiguous along n, or None.
 
     Returns:
@@ -195,7 +178,8 @@ def soft_topk_rows(
         _forward_kernel[(triton.cdiv(rows, shape["ROWS"]),)](
             scores, scores if valid is None else valid, ks, temperatures, weights, taus,
             rows, n, scores.stride(0), 0 if valid is None else valid.stride(0),
-            HAS_VALID=valid is not None, LINK=_LINKS[link], STEPS=_STEPS.get(ks.dtype, 40), **shape,
+            HAS_VALID=valid is not None, LINK=_LINKS[link], WIDE=ks.dtype == torch.float64,
+            DROP=_DROP.get(scores.dtype, 0), **_SOLVER[ks.dtype], **shape,
         )  # fmt: skip
     return weights, taus
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from topk_lib.ops.arguments import check_scores, last, rows_of_k, untraced
 from topk_lib.ops.backend import fold_batch, use_triton
 from topk_lib.ops.hard_cpu import by_threshold
 
 __all__ = ["Selection", "hard_topk", "topk_mask"]
-
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Selection(NamedTuple):
@@ -43,12 +42,15 @@ def hard_topk(
     Ties go to the lowest index, ``-0.0`` equals ``+0.0`` and NaN ranks highest, on every device.
     Entries with ``valid=False`` are never chosen, and a real score of -inf beats them. A row with
     fewer than k valid entries returns all of them; its spare slots (the last ones) hold index -1
-    and value 0. The gradient flows through ``values``.
+    and value 0. Derivatives of every order and mode flow through ``values``. All of this holds for
+    every number of each dtype, the denormal ones too, on a CPU and in the kernels alike.
 
     Args:
         scores: (..., n) float16, bfloat16, float32 or float64.
         k: 0 <= k <= n; an int, or an integer tensor with one k per row (``scores``' shape without
-            ``dim``). Then the last dimension of the result is as wide as the largest k.
+            ``dim``). Then the last dimension of the result is as wide as the largest k, that of the
+            whole batch inside ``vmap``; where the numbers in k cannot be read (on meta, and under
+            ``torch.compile(fullgraph=True)`` unless it captures scalars) take :func:`topk_mask`.
         dim: the dimension to choose along. In the result's ``values`` and ``indices`` it has
             length k.
         valid: bool, broadcastable to ``scores``; True for entries that may be chosen.
@@ -56,27 +58,19 @@ def hard_topk(
 
     Raises:
         TypeError: ``scores`` is not a float tensor, ``k`` not an integer, ``valid`` not bool.
-        ValueError: ``k`` outside 0..n, a wrong shape, an unknown ``order``.
+        ValueError: ``k`` outside 0..n, a wrong shape or device, an unknown ``order``.
 
     Example:
         >>> hard_topk(torch.tensor([0.2, 0.9, 0.9, 0.5]), 2).indices
         tensor([1, 2])
     """
-    _check(scores, valid, order)
-    last = scores.dim() - 1
-    rows = scores if dim in (-1, last) else scores.movedim(dim, -1)
+    check_scores("scores", scores, valid)
+    if order not in ("position", "value"):
+        raise ValueError(f'order must be "position" or "value", got {order!r}')
+    rows, ok = last(scores, valid, dim)
+    width, per_row = rows_of_k(k, rows)
     lead, n = rows.shape[:-1], rows.shape[-1]
-    width, per_row = _check_k(k, rows)
-    flat = rows if last == 1 else rows.reshape(lead.numel(), n)
-    ok = None
-    if valid is not None:
-        ok = valid.expand_as(scores).movedim(dim, -1).reshape(flat.shape)
-    # The bare code where it may run: an op's dispatch costs more than choosing from a short row.
-    choose: Any = torch.ops.topk_lib.choose.default
-    plain = flat.device.type == "cpu" and _is_plain(flat) and (ok is None or _is_plain(ok))
-    if plain and not use_triton(flat.device):
-        choose = _choose_on_cpu
-    indices, mask = choose(flat.detach(), width, per_row, ok)
+    flat, indices, mask = _choose_from(rows, width, per_row, ok)
     if order == "value":
         indices = _by_value(flat, indices)
     # Gathered from the scores themselves, so that their gradient flows.
@@ -85,7 +79,7 @@ def hard_topk(
     else:
         values = flat.gather(-1, indices.clamp(min=0)) if n else flat.new_zeros(indices.shape)
         values = torch.where(indices >= 0, values, 0)
-    if last == 1 and rows is scores:
+    if flat is scores:
         return Selection(values, indices, mask)
     return Selection(
         values.reshape(*lead, width).movedim(-1, dim),
@@ -95,22 +89,31 @@ def hard_topk(
 
 
 def topk_mask(scores: Tensor, k: int | Tensor, *, dim: int = -1, valid: Tensor | None = None) -> Tensor:
-    """The mask of :func:`hard_topk` alone: (..., n) bool, True where chosen."""
-    return hard_topk(scores, k, dim=dim, valid=valid).mask
+    """The mask of :func:`hard_topk` alone: (..., n) bool, True where chosen.
+
+    Its shape does not depend on the numbers in ``k``, so that one k per row compiles and exports, too.
+    """
+    check_scores("scores", scores, valid)
+    rows, ok = last(scores, valid, dim)
+    width, per_row = rows_of_k(k, rows, unseen_width=rows.shape[-1])
+    return _choose_from(rows, width, per_row, ok)[2].reshape(rows.shape).movedim(-1, dim)
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether the tensor holds numbers that nothing traces: no compiler, transform, mode or subclass."""
-    if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
-        return False
-    if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_neg():
-        return False
-    traced = torch._C._get_tracing_state() is not None
-    return not traced and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+def _choose_from(
+    rows: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The scores as (rows, n), and what :func:`_choose` chooses from them."""
+    flat = rows if rows.dim() == 2 else rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
+    ok = None if ok is None else ok.reshape(flat.shape)
+    # The bare code where it may run: an op's dispatch costs more than choosing from a short row.
+    choose: Any = torch.ops.topk_lib.choose.default
+    if flat.device.type == "cpu" and untraced(flat, per_row, ok) and not use_triton(flat.device):
+        choose = _choose_on_cpu
+    return flat, *choose(flat.detach(), width, per_row, ok)
 
 
 torch.library.define(
-    "topk_lib::choose", "(Tensor flat, int width, Tensor? per_row, Tensor? ok) -> (Tensor, Tensor)"
+    "topk_lib::choose", "(Tensor flat, SymInt width, Tensor? per_row, Tensor? ok) -> (Tensor, Tensor)"
 )
 
 
@@ -181,46 +184,3 @@ def _by_value(flat: Tensor, indices: Tensor) -> Tensor:
     ranked = indices.gather(-1, by_value)
     filled_first = (ranked < 0).sort(dim=-1, stable=True).indices
     return ranked.gather(-1, filled_first)
-
-
-def _check(scores: Tensor, valid: Tensor | None, order: str) -> None:
-    if not isinstance(scores, Tensor) or scores.dtype not in _DTYPES:
-        got = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
-        raise TypeError(f"scores must be a float16, bfloat16, float32 or float64 tensor, got {got}")
-    if scores.dim() == 0:
-        raise ValueError("scores must have at least one dimension, got a scalar")
-    if order not in ("position", "value"):
-        raise ValueError(f'order must be "position" or "value", got {order!r}')
-    if valid is None:
-        return
-    if not isinstance(valid, Tensor) or valid.dtype != torch.bool:
-        got = valid.dtype if isinstance(valid, Tensor) else type(valid).__name__
-        raise TypeError(f"valid must be a bool tensor, got {got}")
-    try:
-        valid.expand_as(scores)
-    except RuntimeError:
-        raise ValueError(
-            f"valid must broadcast to the shape of scores {tuple(scores.shape)}, got {tuple(valid.shape)}"
-        ) from None
-
-
-def _check_k(k: int | Tensor, rows: Tensor) -> tuple[int, Tensor | None]:
-    """Return the width of the result and, where they may differ, one k per row, (rows,) int64."""
-    n = rows.shape[-1]
-    per_row: Tensor | None
-    if isinstance(k, Tensor):
-        if k.dtype.is_floating_point or k.dtype.is_complex or k.dtype == torch.bool:
-            raise TypeError(f"k must be an int or an integer tensor, got {k.dtype}")
-        if k.shape != rows.shape[:-1]:
-            raise ValueError(
-                f"k must hold one number per row, shape {tuple(rows.shape[:-1])}, got {tuple(k.shape)}"
-            )
-        per_row = k.to(device=rows.device, dtype=torch.int64).reshape(-1)
-        low, high = (int(per_row.min()), int(per_row.max())) if per_row.numel() else (0, 0)
-    elif isinstance(k, int) and not isinstance(k, bool):
-        per_row, low, high = None, k, k
-    else:
-        raise TypeError(f"k must be an int or an integer tensor, got {type(k).__name__}")
-    if low < 0 or high > n:
-        raise ValueError(f"k must lie in 0..{n} (the length along dim), got {low if low < 0 else high}")
-    return high, per_row

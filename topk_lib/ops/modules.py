@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from topk_lib.ops.hard import Selection, hard_topk
-from topk_lib.ops.soft import LINKS, soft_topk
+from topk_lib.ops.soft import LINKS, hard_mask, prepare, soft_topk
 
 __all__ = ["SoftTopK", "TopK"]
 
@@ -106,8 +106,8 @@ class SoftTopK(nn.Module):
 
     def forward(self, scores: Tensor, valid: Tensor | None = None) -> Tensor:
         if self.hard == "eval" and not self.training:
-            mask = hard_topk(scores, int(self.k), dim=self.dim, valid=valid).mask
-            return mask.to(scores.dtype)
+            rows, ok, _, _ = prepare(scores, self.k, 1.0, self.dim, self.link, valid)
+            return hard_mask(rows, self.k, ok).movedim(-1, self.dim).to(scores.dtype)
         return soft_topk(
             scores, self.k, self.temperature, dim=self.dim, link=self.link, valid=valid,
             hard=self.hard == "always",

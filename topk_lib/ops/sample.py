@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from topk_lib.ops.arguments import check_scores, last, number_per_row, rows_of_k, seeds_per_row
 from topk_lib.ops.backend import fold_batch, use_triton
-from topk_lib.ops.hard import _check, _check_k, hard_topk
-from topk_lib.ops.soft import _all_true, _per_row
+from topk_lib.ops.hard import hard_topk
+from topk_lib.ops.soft_torch import held
 
 __all__ = ["Draw", "gumbel_topk", "sample_topk"]
 
@@ -41,32 +43,38 @@ def gumbel_topk(
 
     The k largest of ``logits`` + Gumbel noise are such a draw (Yellott 1977; Kool et al. 2019).
     Entries of logit -inf are never drawn; a row with fewer than k possible entries returns all.
+    From a row that holds NaN or +inf among its valid logits nothing is drawn: its indices are -1 and
+    its ``log_prob`` is NaN.
 
     Args:
-        logits: (..., n) float16, bfloat16, float32 or float64, below +inf.
+        logits: (..., n) float16, bfloat16, float32 or float64.
         k: 0 <= k <= n; an int, or an integer tensor with one per row.
         dim: the dimension to draw along.
         valid: bool, broadcastable to ``logits``; True for entries that may be drawn.
-        seed: one int64 per row; a row's draw depends on its own seed and logits alone. An int s
-            stands for s, s + 1, ...; None takes seeds from PyTorch's generator.
+        seed: one int64 per row; a row's draw depends on its own seed and logits alone. An int s of
+            any size stands for s, s + 1, ..., wrapping around at 64 bits; None takes seeds from
+            PyTorch's generator. Inside ``vmap`` an int is the same for each example: give a tensor.
 
     Raises:
         TypeError: ``logits`` is not a float tensor, ``k`` or ``seed`` not an integer.
-        ValueError: ``k`` outside 0..n, a wrong shape.
+        ValueError: ``k`` outside 0..n, a wrong shape or device.
 
     Example:
         >>> gumbel_topk(torch.tensor([0.0, 9.0, 0.0, 9.0]), 2, seed=1).mask
         tensor([False,  True, False,  True])
     """
-    _check(logits, valid, "position")
-    rows = logits.movedim(dim, -1)
+    check_scores("logits", logits, valid)
+    rows, ok = last(logits, valid, dim)
     wide = rows.double()
-    possible = wide > -torch.inf
-    if valid is not None:
-        possible = possible & valid.expand_as(logits).movedim(dim, -1)
-    noise = -torch.log(-torch.log(_uniform(_seeds(seed, rows), rows.shape[-1])))
+    possible = wide != -torch.inf
+    if ok is not None:
+        possible = possible & ok
+    broken = (possible & ~(wide < torch.inf)).any(-1, keepdim=True)
+    possible = possible & ~broken
+    noise = -torch.log(-torch.log(_uniform(seeds_per_row(seed, rows), rows.shape[-1])))
     chosen = hard_topk(wide.detach() + noise, k, valid=possible, order="value")
-    log_prob = _plackett_luce(wide, chosen.indices, chosen.mask, possible).to(logits.dtype)
+    log_prob = _plackett_luce(wide, chosen.indices, chosen.mask, possible)
+    log_prob = log_prob.masked_fill(broken.squeeze(-1), torch.nan).to(logits.dtype)
     return Draw(chosen.indices.movedim(-1, dim), chosen.mask.movedim(-1, dim), log_prob)
 
 
@@ -82,7 +90,9 @@ def sample_topk(
 
     The k largest logits stay (ties to the lowest index), divided by the temperature and turned
     into probabilities; with ``top_p`` the fewest of these that sum to at least ``top_p`` stay
-    (Holtzman et al. 2020). One of what is left is drawn with its probability.
+    (Holtzman et al. 2020). One of what is left is drawn with its probability. The CPU path and the
+    kernels, which add up in float64 and float32, draw the same for finite logits and temperatures of
+    every size, but where the random number or ``top_p`` falls within rounding of an edge.
 
     Args:
         logits: (..., n) float16, bfloat16, float32 or float64. -inf is never drawn.
@@ -90,8 +100,9 @@ def sample_topk(
         temperature: above 0; a number, or a tensor with one per row.
         top_p: in (0, 1]; a number, or a tensor with one per row.
         seed: one int64 per row; a row's draw depends on its own seed and logits alone, whatever
-            the batch around it. An int s stands for s, s + 1, ...; None takes seeds from PyTorch's
-            generator.
+            the batch around it. An int s of any size stands for s, s + 1, ..., wrapping around at 64
+            bits; None takes seeds from PyTorch's generator. Inside ``vmap`` an int is the same for
+            each example: give a tensor.
 
     Returns:
         (...) int64; -1 in a row that holds NaN or +inf, or nothing but -inf.
@@ -99,30 +110,28 @@ def sample_topk(
     Raises:
         TypeError: ``logits`` is not a float tensor, ``k`` or ``seed`` not an integer.
         ValueError: ``k`` outside 1..n, ``temperature`` not above 0, ``top_p`` outside (0, 1], a
-            wrong shape.
+            wrong shape or device.
 
     Example:
         >>> sample_topk(torch.tensor([[0.0, 9.0, 1.0]]), 1, seed=0)
         tensor([1])
     """
-    _check(logits, None, "position")
-    width, per_row = _check_k(k, logits)
+    check_scores("logits", logits, None)
     n = logits.shape[-1]
+    width, per_row = rows_of_k(k, logits, least=1, unseen_width=n)
     if per_row is None:
-        per_row = torch.full((logits.shape[:-1].numel(),), width, device=logits.device)
-    if per_row.numel() and not _all_true(k, per_row, lambda x: x >= 1):
-        raise ValueError(f"k must lie in 1..{n} (the length of a row), got {k}")
-    temp = _per_row("temperature", temperature, logits)
-    if not _all_true(temperature, temp, lambda x: (x > 0) & (x < torch.inf)):
-        raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
+        per_row = torch.full((math.prod(logits.shape[:-1]),), width, device=logits.device)
+    temp = number_per_row(
+        "temperature", temperature, logits, lambda x: (x > 0) & (x < torch.inf), "be above 0 and finite"
+    )
     share = None
     if top_p is not None:
-        share = _per_row("top_p", top_p, logits)
-        if not _all_true(top_p, share, lambda x: (x > 0) & (x <= 1)):
-            raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
-        share = share.reshape(-1)
-    uniform = _uniform(_seeds(seed, logits), 1).reshape(-1)
-    drawn: Tensor = _draw(logits.reshape(-1, n), per_row, width, temp.reshape(-1), share, uniform)
+        share = number_per_row(
+            "top_p", top_p, logits, lambda x: (x > 0) & (x <= 1), "be above 0 and at most 1"
+        ).detach()
+    u = _uniform(seeds_per_row(seed, logits), 1)
+    rest = (None if x is None else x.reshape(-1) for x in (temp.detach(), share, u))
+    drawn: Tensor = _draw(logits.detach().reshape(-1, n), per_row, width, *rest)
     return drawn.reshape(logits.shape[:-1])
 
 
@@ -132,6 +141,7 @@ def _draw(
 ) -> Tensor:
     """One column of each row, (rows,) int64."""
     flat, column = flat.detach(), None
+    temperature = held(temperature, torch.float64 if flat.dtype == torch.float64 else torch.float32)
     if use_triton(flat.device):
         from topk_lib.kernels import sample as kernels
 
@@ -147,16 +157,19 @@ def _draw(
             if column is not None:
                 drawn = column.gather(1, drawn.clamp(min=0)[:, None])[:, 0].where(drawn >= 0, -1)
             return drawn
-    if not flat.shape[1]:
+    if not flat.numel():
         return torch.full((len(flat),), -1, device=flat.device)
     alike = bool((per_row == width).all())
     values, column, _ = hard_topk(flat, width if alike else per_row)
-    z = (values.double() / temperature[:, None]).masked_fill(column < 0, -torch.inf)
+    ranks = values.double().masked_fill(column < 0, -torch.inf)
+    peak = ranks.amax(-1, keepdim=True)
     # NaN and +inf rank highest, so that they are among the k.
-    unfit = (values.isnan() | (values == torch.inf)).any(-1) | (z == -torch.inf).all(-1)
-    p = z.softmax(-1)
+    unfit = ~peak.isfinite()[:, 0]
+    # The difference first: the quotient of a large score would be infinite.
+    p = ((ranks - peak) / temperature[:, None]).softmax(-1)
     if top_p is not None:
-        ranked, order = p.sort(dim=-1, descending=True, stable=True)
+        order = ranks.argsort(dim=-1, descending=True, stable=True)
+        ranked = p.gather(-1, order)
         needed = ranked.cumsum(-1) - ranked < top_p[:, None]
         p = p * torch.zeros_like(needed).scatter(1, order, needed)
     walk = p.cumsum(-1)
@@ -207,18 +220,3 @@ def _uniform(seeds: Tensor, n: int) -> Tensor:
     column = torch.arange(1, n + 1, device=seeds.device)
     bits = mix(mix(seeds).unsqueeze(-1) + (column - 1) * _GOLDEN)
     return (((bits >> 12) & (2**52 - 1)).double() + 0.5) * 2.0**-52
-
-
-def _seeds(seed: int | Tensor | None, rows: Tensor) -> Tensor:
-    shape = rows.shape[:-1]
-    if seed is None:
-        return torch.randint(-(2**63), 2**63 - 1, shape, device=rows.device)
-    if isinstance(seed, Tensor):
-        if seed.is_floating_point() or seed.is_complex() or seed.dtype == torch.bool:
-            raise TypeError(f"seed must be an int or an integer tensor, got {seed.dtype}")
-        if seed.shape != shape:
-            raise ValueError(f"seed must hold one int per row, shape {tuple(shape)}, got {tuple(seed.shape)}")
-        return seed.to(rows.device, torch.int64)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise TypeError(f"seed must be an int or an integer tensor, got {type(seed).__name__}")
-    return seed + torch.arange(shape.numel(), device=rows.device).reshape(shape)

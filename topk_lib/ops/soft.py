@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from topk_lib.ops.arguments import check_scores, last, number_per_row, seen, transformed
 from topk_lib.ops.backend import use_triton
-from topk_lib.ops.hard import _check, hard_topk
+from topk_lib.ops.hard import topk_mask
 from topk_lib.ops.soft_cpu import soft_backward, soft_forward
+from topk_lib.ops.soft_torch import LINKS, held, inside, newton_steps, solve_rows
 
 __all__ = ["LINKS", "soft_topk", "soft_topk_threshold"]
 
-_MAX_STEPS = 100
 _TRITON_LONGEST = 32768
-
-
-class _Link(NamedTuple):
-    """``f``, its derivative, and its inverse on (0, 1), all elementwise."""
-
-    value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
-    inverse: Callable[[Tensor], Tensor]
-
-
-# sigma(z) sigma(-z), not w (1 - w), which loses its digits near w = 1.
-LINKS: dict[str, _Link] = {
-    "sigmoid": _Link(torch.sigmoid, lambda z: torch.sigmoid(z) * torch.sigmoid(-z), torch.logit),
-    "laplace": _Link(
-        lambda z: torch.where(z < 0, 0.5 * torch.exp(-z.abs()), 1 - 0.5 * torch.exp(-z.abs())),
-        lambda z: 0.5 * torch.exp(-z.abs()),
-        lambda p: torch.where(p < 0.5, torch.log(2 * p), -torch.log(2 - 2 * p)),
-    ),
-    "clip": _Link(lambda z: z.clamp(0, 1), lambda z: ((z > 0) & (z < 1)).to(z.dtype), lambda p: p),
-    "exp": _Link(
-        lambda z: torch.exp(z.clamp(max=0)),
-        lambda z: torch.where(z < 0, torch.exp(z.clamp(max=0)), 0),
-        torch.log,
-    ),
-}
 
 
 def soft_topk(
@@ -61,39 +36,62 @@ def soft_topk(
     at the threshold share. Links: "sigmoid" (Amos et al. 2019, the limited multi-label
     projection), "laplace" (LapSum, Struski et al. 2025), "clip" (projection onto the capped
     simplex; Sander et al. 2023 with p = 2), "exp" (the fixed point of coordinate descent,
-    Lei et al. 2023). The gradient is exact, with respect to ``scores``, ``k`` and
-    ``temperature``.
+    Lei et al. 2023). Derivatives with respect to ``scores``, ``k`` and ``temperature`` are exact: in
+    reverse mode of every order; in forward mode and under ``torch.func`` up to the seventh.
+
+    The CPU path, the kernels and plain PyTorch give the same weights to within 2e-5 (float32) or
+    the spacing of the dtype, for finite scores of every size. A temperature below 5e-38 counts as
+    5e-38 and one above 3e35 as 3e35 (float64 scores: 9e-308 and 1e305), from where on weights hardly
+    change.
 
     Args:
         scores: (..., n) float16, bfloat16, float32 or float64. +inf gets weight 1 before all
             others, -inf weight 0; a NaN makes its row NaN.
-        k: 0 <= k <= n; a number, or a tensor with one per row (``scores``' shape without ``dim``).
+        k: 0 <= k <= n; a number, or a tensor with one per row (``scores``' shape without ``dim``), whose
+            range a compiled or exported graph does not check.
             A row with at most k valid entries gives each of them weight 1.
         temperature: above 0; a number, or a tensor with one per row.
         dim: the dimension to choose along.
         link: "sigmoid", "laplace", "clip" or "exp".
         valid: bool, broadcastable to ``scores``; False entries get weight 0.
-        hard: give the hard mask forward and the soft gradient backward (straight-through).
+        hard: give the hard mask, with the derivatives of the soft weights (straight-through).
 
     Returns:
         (..., n) weights, dtype of ``scores``.
 
     Raises:
         TypeError: ``scores`` is not a float tensor, ``valid`` not bool.
-        ValueError: ``k`` outside 0..n, ``temperature`` not above 0, a wrong shape, an unknown link.
+        ValueError: ``k`` outside 0..n, or not whole where ``hard``; ``temperature`` not above 0; a wrong
+            shape or device; an unknown link.
 
     Example:
         >>> soft_topk(torch.tensor([0.0, 1.0, 2.0]), 2, 0.1).round(decimals=3)
         tensor([0.000, 1.000, 1.000])
     """
-    rows, ok, budget, temp = _prepare(scores, k, temperature, dim, link, valid)
-    weights: Tensor = _solved(rows, budget, temp, ok, link)[0]
+    rows, ok, budget, temp = prepare(scores, k, temperature, dim, link, valid)
+    weights = _solve(rows, budget, temp, ok, link)[0]
     if hard:
-        if not torch.equal(budget, budget.round()):
-            raise ValueError("hard=True needs whole numbers k")
-        chosen = hard_topk(rows.detach(), budget.detach().long(), valid=ok).mask.to(weights.dtype)
+        # Detached from all transforms at once, so that derivatives of every kind are the soft ones.
+        chosen = hard_mask(rows, k, ok).to(weights.dtype)
         weights = chosen + (weights - weights.detach())
     return weights.movedim(-1, dim)
+
+
+def hard_mask(rows: Tensor, k: int | float | Tensor, ok: Tensor | None) -> Tensor:
+    """The mask of the whole numbers k, which :func:`prepare` has checked."""
+    numbers = seen(k) if isinstance(k, Tensor) else None
+    fractions = [k] if isinstance(k, float) and k != int(k) else []
+    if numbers is not None:
+        fractions = numbers[numbers != numbers.round()].tolist()
+    if fractions:
+        raise ValueError(
+            f"hard=True (and SoftTopK in evaluation) needs whole numbers k, got {fractions[0]:g}"
+        )
+    if isinstance(k, Tensor):
+        whole: Any = k.detach().round().long().expand(rows.shape[:-1])
+    else:
+        whole = int(k) if isinstance(k, float) else k
+    return topk_mask(rows.detach(), whole, valid=ok)
 
 
 def soft_topk_threshold(
@@ -110,9 +108,43 @@ def soft_topk_threshold(
     Returns:
         ``scores``' shape without ``dim``; +inf where k = 0, -inf where k takes all valid entries.
     """
-    rows, ok, budget, temp = _prepare(scores, k, temperature, dim, link, valid)
-    taus: Tensor = _solved(rows, budget, temp, ok, link)[1]
-    return taus.sum(-1).to(scores.dtype)
+    rows, ok, budget, temp = prepare(scores, k, temperature, dim, link, valid)
+    return _solve(rows, budget, temp, ok, link)[1].to(scores.dtype)
+
+
+def prepare(
+    scores: Tensor,
+    k: int | float | Tensor,
+    temperature: float | Tensor,
+    dim: int,
+    link: str,
+    valid: Tensor | None,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Rows last, one float64 k and temperature a row."""
+    check_scores("scores", scores, valid)
+    if link not in LINKS:
+        raise ValueError(f"link must be one of {', '.join(LINKS)}, got {link!r}")
+    rows, ok = last(scores, valid, dim)
+    n = rows.shape[-1]
+    budget = number_per_row(
+        "k", k, rows, lambda x: (x >= 0) & (x <= n), f"lie in 0..{n} (the length along dim)"
+    )
+    temp = number_per_row(
+        "temperature", temperature, rows, lambda x: (x > 0) & (x < math.inf), "be above 0 and finite"
+    )
+    return rows, ok, budget, temp
+
+
+def _solve(
+    rows: Tensor, k: Tensor, temperature: Tensor, ok: Tensor | None, link: str
+) -> tuple[Tensor, Tensor]:
+    """Weights (..., n) and tau (...), differentiable in every mode."""
+    if not transformed():
+        weights, taus = _solved(rows, k, temperature, ok, link)
+        return weights, taus.sum(-1)
+    # PyTorch knows an operator's derivatives in plain reverse mode only.
+    weights, taus = _solved(rows.detach(), k.detach(), temperature.detach(), ok, link)
+    return newton_steps(weights, taus, rows, k, temperature, ok, link)
 
 
 @torch.library.custom_op("topk_lib::soft_weights", mutates_args=())
@@ -120,8 +152,8 @@ def _solved(
     rows: Tensor, k: Tensor, temperature: Tensor, ok: Tensor | None, link: str
 ) -> tuple[Tensor, Tensor]:
     """Weights (..., n) and tau (..., 2), the sum of a coarse and a fine part, float32 or float64."""
-    rows, k, temperature = rows.detach(), k.detach(), temperature.detach()
-    flags = _flags(ok, rows)
+    rows, k = rows.detach(), k.detach()
+    temperature, flags = held(temperature.detach(), _wide(rows)), _flags(ok, rows)
     if _on_triton(rows):
         from topk_lib.kernels.soft import soft_topk_rows
 
@@ -134,9 +166,8 @@ def _solved(
         )
         weights, taus = map(torch.from_numpy, solved)
     else:
-        tau = _solve(rows, k, temperature, ok, link)
-        weights = _weights(rows, k, tau, temperature, ok, link)
-        taus = torch.stack([tau, torch.zeros_like(tau)], -1).to(_wide(rows))
+        weights, taus = solve_rows(rows, k, temperature, ok, link)
+        taus = taus.to(_wide(rows))
     return weights.to(rows.dtype).reshape(rows.shape), taus.reshape(*rows.shape[:-1], 2)
 
 
@@ -151,6 +182,7 @@ def _fused_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What ``_backward`` computes for the weights alone, in one go."""
     wide, flags = _wide(rows), _flags(ok, rows)
+    temperature = held(temperature, wide)
     g = grad.reshape(-1, rows.shape[-1]).contiguous()
     taus = taus.reshape(-1, 2).contiguous()
     if _on_triton(rows):
@@ -173,7 +205,7 @@ def _(
     rows: Tensor, taus: Tensor, temperature: Tensor, ok: Tensor | None, link: str, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     per_row = rows.new_empty(rows.shape[:-1], dtype=torch.float64)
-    return torch.empty_like(rows), per_row, torch.empty_like(per_row)
+    return rows.new_empty(rows.shape), per_row, torch.empty_like(per_row)  # contiguous, whatever rows is
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -191,23 +223,15 @@ def _backward(ctx: Any, grad: Tensor | None, grad_taus: Tensor | None) -> tuple[
     """
     rows, taus, temperature, ok = ctx.saved_tensors
     fused = rows.shape[-1] > 0 and (_on_triton(rows) or rows.device.type == "cpu")
-    if grad_taus is None and grad is not None and fused and not torch.is_grad_enabled():
+    once = not torch.is_grad_enabled() and not transformed()
+    if grad_taus is None and grad is not None and fused and once:
         return *_fused_backward(rows, taus, temperature, ok, ctx.link, grad), None, None
-    wide = taus.dtype
-    finite = taus.isfinite().all(-1, keepdim=True)
-    inner = temperature.to(wide).unsqueeze(-1)
-    live = rows.isfinite() & finite
-    if ok is not None:
-        live = live & ok
-    coarse, fine = taus.masked_fill(~finite, 0).split(1, -1)
-    z = (rows.to(wide).masked_fill(~live, 0) - coarse - fine) / inner
-    live = live & z.isfinite()
-    z = z.masked_fill(~live, 0)
+    z, live, inner = inside(rows, taus, temperature, ok)
     d = LINKS[ctx.link].slope(z).masked_fill(~live, 0)
     total = d.sum(-1, keepdim=True)
     # Where nothing moves (D = 0) the gradient is 0.
     pull = d / total.masked_fill(total == 0, 1)
-    g = torch.zeros_like(z) if grad is None else grad.to(wide)
+    g = torch.zeros_like(z) if grad is None else grad.to(z.dtype)
     h = 0 if grad_taus is None else grad_taus[..., :1]  # tau is read as the sum of both parts
     gbar = (pull * g).sum(-1, keepdim=True)
     g_scores = d / inner * (g - gbar) + pull * h
@@ -246,111 +270,9 @@ def _flat(rows: Tensor, *per_row: Tensor) -> list[Tensor]:
 
 
 def _on_cpu(rows: Tensor, *per_row: Tensor) -> list[Tensor]:
-    flat = rows.to(_wide(rows)).reshape(rows.shape[:-1].numel(), rows.shape[-1])
+    flat = rows.to(_wide(rows)).reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
     return [flat, *(x.double().reshape(-1) for x in per_row)]
 
 
 def _flags(ok: Tensor | None, rows: Tensor) -> Tensor | None:
-    return None if ok is None else ok.reshape(rows.shape[:-1].numel(), rows.shape[-1]).contiguous()
-
-
-def _prepare(
-    scores: Tensor,
-    k: int | float | Tensor,
-    temperature: float | Tensor,
-    dim: int,
-    link: str,
-    valid: Tensor | None,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Rows last, one float64 k and temperature a row."""
-    _check(scores, valid, "position")
-    if link not in LINKS:
-        raise ValueError(f"link must be one of {', '.join(LINKS)}, got {link!r}")
-    rows = scores.movedim(dim, -1)
-    ok = None if valid is None else valid.expand_as(scores).movedim(dim, -1)
-    budget = _per_row("k", k, rows)
-    temp = _per_row("temperature", temperature, rows)
-    n = rows.shape[-1]
-    if not _all_true(k, budget, lambda x: (x >= 0) & (x <= n)):
-        raise ValueError(f"k must lie in 0..{n} (the length along dim), got {k}")
-    if not _all_true(temperature, temp, lambda x: (x > 0) & (x < math.inf)):
-        raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
-    return rows, ok, budget, temp
-
-
-def _all_true(given: Any, tensor: Tensor, test: Callable[[Any], Any]) -> bool:
-    """Whether the test holds; a compiled graph does not stop to look into a tensor."""
-    if not isinstance(given, Tensor):
-        return bool(test(given))
-    return torch.compiler.is_compiling() or bool(test(tensor).all())
-
-
-def _per_row(name: str, value: float | Tensor, rows: Tensor) -> Tensor:
-    if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
-        raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
-    tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-    tensor = tensor.to(rows.device, torch.float64)
-    try:
-        return tensor.expand(rows.shape[:-1])
-    except RuntimeError:
-        raise ValueError(
-            f"{name} must hold one number per row, shape {tuple(rows.shape[:-1])}, got {tuple(tensor.shape)}"
-        ) from None
-
-
-def _solve(rows: Tensor, k: Tensor, temperature: Tensor, ok: Tensor | None, link: str) -> Tensor:
-    """Find tau, (...,) float64, by Newton's method kept inside a bracket."""
-    f, slope, inverse = LINKS[link]
-    s, live, top, _ = _kinds(rows, ok)
-    count = live.sum(-1).to(torch.float64)
-    left = k - top.sum(-1)  # what +inf takes is not there for the others
-    inside = (left > 0) & (left < count)
-    share = torch.where(inside, left / count.clamp(min=1), 0.5)
-    step = temperature * inverse(share)
-    # Were all scores the largest (least) one, this tau would give each the weight k / n.
-    low = s.masked_fill(~live, math.inf).amin(-1) - step if s.shape[-1] else step
-    high = s.masked_fill(~live, -math.inf).amax(-1) - step if s.shape[-1] else step
-    low, high = torch.where(inside, low, 0), torch.where(inside, high, 0)
-    tau = (low + high) / 2
-    clean, inner = s.masked_fill(~live, 0), temperature.unsqueeze(-1)
-    before = torch.full_like(tau, math.inf)
-    for _ in range(_MAX_STEPS):
-        z = (clean - tau.unsqueeze(-1)) / inner
-        excess = f(z).masked_fill(~live, 0).sum(-1) - left
-        excess = torch.where(inside, excess, 0)
-        d = slope(z).masked_fill(~live, 0).sum(-1)
-        newton = tau + excess * temperature / d
-        # What summing in float64, and float64 at tau, can tell.
-        done = excess.abs() <= 1e-13 * k.clamp(min=1)
-        done |= (newton - tau).abs() <= 1e-15 * torch.maximum(tau.abs(), temperature)
-        if bool(done.all()):
-            break
-        low, high = torch.where(excess > 0, tau, low), torch.where(excess < 0, tau, high)
-        good = (newton > low) & (newton < high) & (excess.abs() < before / 2)
-        before = excess.abs()
-        tau = torch.where(done, tau, torch.where(good, newton, (low + high) / 2))
-    tau = torch.where(inside, tau, torch.where(left >= count, -math.inf, math.inf))
-    nan = s.isnan() if ok is None else s.isnan() & ok
-    return tau.masked_fill(nan.any(-1), math.nan)
-
-
-def _weights(
-    rows: Tensor, k: Tensor, tau: Tensor, temperature: Tensor, ok: Tensor | None, link: str
-) -> Tensor:
-    s, live, top, bottom = _kinds(rows, ok)
-    tau = tau.unsqueeze(-1)
-    weights = LINKS[link].value((s.masked_fill(~live, 0) - tau) / temperature.unsqueeze(-1))
-    weights = weights.masked_fill(~live & ~tau.isnan(), 0)
-    # Infinite scores of one sign are tied: they share what is theirs.
-    rest = (k - top.sum(-1)).clamp(min=0) - live.sum(-1)
-    for group, budget in ((top, k), (bottom, rest)):
-        share = (budget / group.sum(-1).clamp(min=1)).clamp(0, 1).unsqueeze(-1)
-        weights = torch.where(group & ~tau.isnan(), share, weights)
-    return weights if ok is None else weights.masked_fill(~ok, 0)
-
-
-def _kinds(rows: Tensor, ok: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The scores in float64, and which of them are finite, +inf and -inf, among the valid."""
-    s = rows.to(torch.float64)
-    every = torch.ones_like(s, dtype=torch.bool) if ok is None else ok
-    return s, s.isfinite() & every, (s == math.inf) & every, (s == -math.inf) & every
+    return None if ok is None else ok.reshape(math.prod(rows.shape[:-1]), rows.shape[-1]).contiguous()

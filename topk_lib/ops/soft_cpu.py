@@ -32,14 +32,13 @@ def soft_forward(
 
     Args:
         scores: (rows, n) float32 or float64.
-        ks, temperatures: (rows,) float64.
+        ks, temperatures: (rows,) float64; quotients by temperatures must be finite in ``scores``' type.
         valid: (rows, n) or None.
         link: "sigmoid", "laplace", "clip" or "exp".
 
     Returns:
         weights (rows, n), and tau as a sum of two, (rows, 2), in the type of ``scores``.
     """
-    temperatures = _representable(temperatures, scores.dtype)
     weights, taus = np.empty(scores.shape, scores.dtype), np.empty((len(scores), 2), scores.dtype)
     if scores.shape[1] == 0:
         taus.fill(0)
@@ -57,7 +56,6 @@ def soft_backward(
     scores: Floats, taus: Floats, temperatures: Floats, valid: Bools | None, link: str, grads: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """The gradients with respect to scores (rows, n), k (rows,) and temperature (rows,)."""
-    temperatures = _representable(temperatures, scores.dtype)
     g_scores = np.empty(scores.shape, scores.dtype)
     g_ks, g_temperatures = np.zeros(len(scores)), np.zeros(len(scores))
 
@@ -69,13 +67,6 @@ def soft_backward(
 
     in_pieces(piece, *scores.shape)
     return g_scores, g_ks, g_temperatures
-
-
-def _representable(temperatures: Floats, dtype: np.dtype[np.floating]) -> Floats:
-    """Temperatures whose quotients ``dtype`` holds; beyond them the weights no longer change."""
-    limits = np.finfo(dtype)
-    held: Floats = np.clip(temperatures, 4 * float(limits.tiny), float(limits.max) / 1024)
-    return held
 
 
 def _forward(
