@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from topk_lib import hard_topk, reference, soft_topk
+from topk_lib import hard_topk, reference, sample_topk, soft_topk
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LINKS = ["sigmoid", "laplace", "clip", "exp"]
@@ -110,6 +110,42 @@ def test_soft_kernel_follows_float64(
         eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)  # k and its gradient are float32
         for a, b in zip(got[1:], expected[1:], strict=True):
             assert (a.double() - b).abs().max() / (b.abs().max() + 1e-6) <= 2000 * eps
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_all_paths_agree_from_the_least_number_to_the_largest(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    torch.manual_seed(0)
+    info = torch.finfo(dtype)
+    sizes = [info.smallest_normal * 2**-5, info.smallest_normal, 1e-4, 1.0, 1e4, info.max / 8]
+    heat = [1e-45, 1e-30, 1e-3, 1.0, 1e30]
+    # (sizes * heat, n): every size meets every temperature
+    scores = torch.stack([torch.randn(40).double() * size for size in sizes for _ in heat])
+    scores = scores.clamp(-info.max, info.max).to(dtype).to(DEVICE)
+    temperature = torch.tensor(heat * len(sizes), dtype=torch.float64, device=DEVICE)
+    seeds = torch.arange(len(scores), device=DEVICE)
+
+    def run() -> list[Tensor]:
+        return [
+            hard_topk(scores, 7).mask,
+            sample_topk(scores, 7, temperature=temperature.float(), seed=seeds),
+            *(soft_topk(scores, 7.5, temperature, link=link) for link in LINKS),
+        ]
+
+    by_backend = {}
+    for backend in ("torch", "triton"):
+        monkeypatch.setenv("TOPK_BACKEND", backend)
+        by_backend[backend] = run()
+    (mask, drawn, *weights), (kernel_mask, kernel_drawn, *kernel_weights) = by_backend.values()
+    assert torch.equal(mask, kernel_mask)
+    assert torch.equal(drawn, kernel_drawn)
+    for link, one, other in zip(LINKS, weights, kernel_weights, strict=True):
+        assert other.isfinite().all(), link
+        assert (one.double() - other.double()).abs().max() <= max(2e-5, 2 * info.eps), link
+        assert (other.double().sum(-1) - 7.5).abs().max() <= max(1e-3, 40 * info.eps), link
 
 
 @settings(max_examples=150, deadline=None)
