@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -44,7 +45,8 @@ def cases() -> list[tuple[str, Any, dict[str, Any]]]:
     ]
     for link, number in soft._LINKS.items():
         flags = {"HAS_VALID": False, "LINK": number}
-        found.append((f"soft_{link}", soft._forward_kernel, flags | {"STEPS": 40}))
+        solver = soft._SOLVER[torch.float32] | {"WIDE": False, "DROP": 0}
+        found.append((f"soft_{link}", soft._forward_kernel, flags | solver))
         found.append((f"soft_{link}_backward", soft._backward_kernel, flags))
     for nucleus in (False, True):
         name = "sample_top_p" if nucleus else "sample"
