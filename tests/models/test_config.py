@@ -296,3 +296,9 @@ def test_a_folder_says_how_to_load_it_and_does(tmp_path: Path) -> None:
     (folder / "README.md").write_text("mine")
     model.save_pretrained(folder)
     assert (folder / "README.md").read_text() == "mine"
+
+
+def test_an_encoder_that_reads_any_length() -> None:
+    encoder = {"model_type": "xlnet", "vocab_size": 30, "d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 8}
+    model = TopKForSequenceClassification(TopKConfig(encoder, k=600)).eval()
+    assert model(torch.tensor([[3, 4, 5]])).logits.shape == (1, 2)
