@@ -107,6 +107,25 @@ def test_names_of_the_data(tmp_path: Path) -> None:
         load_encoder(folder, labels=["x"], problem_type="single_label_classification")
 
 
+@pytest.mark.parametrize("names", [{0: "a", 2: "b"}, {"x": "a", "y": "b"}, {"0": "a", 0: "b"}, {None: "a"}])
+def test_labels_are_numbered_without_a_gap(names: dict[Any, str]) -> None:
+    with pytest.raises(ValueError, match="id2label must name the labels 0, 1, 2"):
+        TopKConfig(id2label=names)
+    with pytest.raises(ValueError, match="id2label must name the labels 0, 1, 2"):
+        TopKConfig().id2label = names
+
+
+@pytest.mark.parametrize("name", ["encoder", "selector", "k"])
+def test_what_a_model_cannot_do_without_is_not_guessed(name: str, tmp_path: Path) -> None:
+    TopKConfig(k=7).save_pretrained(tmp_path)
+    assert TopKConfig.from_pretrained(tmp_path).k == 7
+    fields = json.loads((tmp_path / "config.json").read_text())
+    del fields[name]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=f"config.json has no {name}:"):
+        TopKConfig.from_pretrained(tmp_path)
+
+
 def test_an_encoder_without_a_head_is_named_as_transformers_does() -> None:
     model, _ = load_encoder()
     assert model.config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
@@ -277,3 +296,9 @@ def test_a_folder_says_how_to_load_it_and_does(tmp_path: Path) -> None:
     (folder / "README.md").write_text("mine")
     model.save_pretrained(folder)
     assert (folder / "README.md").read_text() == "mine"
+
+
+def test_an_encoder_that_reads_any_length() -> None:
+    encoder = {"model_type": "xlnet", "vocab_size": 30, "d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 8}
+    model = TopKForSequenceClassification(TopKConfig(encoder, k=600)).eval()
+    assert model(torch.tensor([[3, 4, 5]])).logits.shape == (1, 2)

@@ -220,7 +220,7 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     @property
     def _most(self) -> int | None:
         most = getattr(self.config.encoder, "max_position_embeddings", None)
-        return None if most is None else int(most) - self._offset
+        return None if most is None or most < 0 else int(most) - self._offset  # XLNet has -1: any length
 
     def select(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None

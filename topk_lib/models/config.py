@@ -172,6 +172,18 @@ class TopKConfig(PreTrainedConfig):  # type: ignore[misc]
             self.__setattr__("problem_type", "regression")
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers has it; what a model cannot do without is never guessed.
+
+        Raises:
+            ValueError: the encoder, the selector or k is not there.
+        """
+        for name in ("encoder", "selector", "k"):
+            if config_dict.get(name) is None:
+                raise ValueError(f"config.json has no {name}: save the model again, or write it there")
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
         """Nothing to do: :meth:`save_pretrained` writes what makes a folder load."""
 
@@ -205,7 +217,13 @@ class TopKConfig(PreTrainedConfig):  # type: ignore[misc]
 def _numbers(names: Any) -> dict[int, str]:
     if not isinstance(names, dict):
         raise TypeError(f"id2label must map numbers to names, got {names!r}")
-    return {int(label): text for label, text in names.items()}  # JSON has strings for keys
+    try:
+        found = {int(label): text for label, text in names.items()}  # JSON has strings for keys
+    except (TypeError, ValueError):
+        found = {}
+    if not found or sorted(found) != list(range(len(names))):
+        raise ValueError(f"id2label must name the labels 0, 1, 2 and so on, none left out, got {names!r}")
+    return found
 
 
 def _encoder_of(encoder: Any) -> Any:
