@@ -39,6 +39,7 @@ def texts(folder: Path, split: str = "train") -> list[str]:
         ("train.csv", b"\xef\xbb\xbf" + CSV.replace("\n", "\r\n").encode()),
         ("train.csv", CSV.replace("\n", "\r").encode()),
         ("train.csv", b"id,label,text\n7,1,good\n\n8,0,bad"),
+        ("train.csv", b"\n\n" + CSV.encode()),
         ("train.tsv", CSV.replace(",", "\t").encode()),
         ("train.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
         ("train.jsonl", LINES.encode()),
@@ -104,6 +105,8 @@ def test_long_and_quoted_texts(tmp_path: Path) -> None:
         ({"train__csv": "text;label\na;1\n"}, "has no column 'text' .it has text;label."),
         ({"train__csv__gz": gzip.compress(CSV.encode(), mtime=0)[:-9]}, "train.csv.gz is damaged or cut off"),
         ({"train__csv__gz": CSV}, "train.csv.gz is damaged or cut off"),
+        ({"train__csv__bz2": CSV}, "train.csv.bz2 is damaged or cut off"),
+        ({"train__parquet": b"PAR1" + b"x" * 40 + b"\x09\0\0\0PAR1"}, "train.parquet is damaged or cut off"),
         ({"train__json__xz": CSV}, "train.json.xz is damaged or cut off"),
         ({"train__parquet": b"PAR1 and no more PAR1"}, "train.parquet is damaged or cut off"),
         ({"train__arrow": b"nothing"}, "train.arrow is damaged or cut off"),
@@ -180,3 +183,23 @@ dataset_info:
         load_reviews(tmp_path)
     write(tmp_path, README__md="---\n: [ no yaml\n---\n")
     assert sorted(texts(tmp_path)) == ["a1", "a2", "b", "c", "small"]
+
+
+def test_other_ways_to_write_a_card(tmp_path: Path) -> None:
+    card = """---
+configs:
+- data_files: {train: a.csv, test: b.csv}
+dataset_info:
+  features: [{name: label, dtype: {class_label: {names: [fine, awful]}}}]
+---
+"""
+    write(tmp_path, README__md=card, a__csv=CSV, b__csv=CSV)
+    assert files_of_splits(tmp_path) == {"train": [tmp_path / "a.csv"], "test": [tmp_path / "b.csv"]}
+    assert load_reviews(tmp_path, quiet=True).features["label"].names == ["fine", "awful"]
+
+
+@pytest.mark.parametrize("path", ["/somewhere/a.csv", "''", "a**.csv"])
+def test_a_card_that_names_no_file(tmp_path: Path, path: str) -> None:
+    write(tmp_path, README__md=f"---\nconfigs:\n- data_files: {path}\n---\n", a__csv=CSV)
+    with pytest.raises(ValueError, match=r"README.md: .* names no file in the folder"):
+        load_reviews(tmp_path)

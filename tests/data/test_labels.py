@@ -75,7 +75,17 @@ def test_several_at_once(
     assert read_labels(values, names, "here") == (wanted, Labels(SEVERAL, known))
 
 
+@pytest.mark.parametrize("word", ["nan", "NaN", "NA", "null", "None"])
+def test_a_number_that_is_missing(word: str) -> None:
+    for numbers in (["0.5", "2"], ["0", "1"]):
+        with pytest.raises(ValueError, match="here, row 2: the review has no label"):
+            read_labels([*numbers, word], None, "here")
+    assert read_labels([word, "good"], None, "here")[1].names == tuple(sorted([word, "good"]))
+
+
 def test_bad_labels() -> None:
+    with pytest.raises(ValueError, match="row 1: the label -inf is no number"):
+        read_labels(["0.5", "-inf"], None, "here")
     with pytest.raises(ValueError, match=r"here, row 1: label 2 is no class .the classes are a, b"):
         read_labels([0, 2], ["a", "b"], "here")
     with pytest.raises(ValueError, match=r"row 0: label 'c' is no class .they are a, b"):
@@ -86,6 +96,8 @@ def test_bad_labels() -> None:
         read_labels(["a", 1], None, "here")
     with pytest.raises(ValueError, match="row 1: label -1 is no class"):
         read_labels([[0], [1, -1]], None, "here")
+    with pytest.raises(ValueError, match="here, the name of class 1 holds half a character"):
+        read_labels(["a", "\ud800"], None, "here")
     with pytest.raises(ValueError, match="two classes have one name"):
         read_labels([0, 1], ["a", "a"], "here")
 
@@ -184,6 +196,7 @@ def test_texts_of_any_container() -> None:
         (["fine", float("nan")], TypeError, "text 1 is nan"),
         ([1.5], TypeError, "text 0 is 1.5"),
         ([b"x"], TypeError, "text 0 is b'x'"),
+        (pd.DataFrame({"text": ["fine"]}), TypeError, "got a DataFrame: name its column"),
         (np.array([["a", "b"]]), TypeError, "text 0 is array"),
         (
             ["fine", "caf\udce9"],

@@ -200,3 +200,7 @@ def test_classes_of_train_are_those_of_test(tmp_path: Path) -> None:
         ValueError, match="labels of the reviews are numbers, those of the training split class"
     ):
         train_and_eval(folder, quiet=True)
+    folder_with(folder, [{"text": f"t{i}", "label": i % 2 + 1} for i in range(6)])
+    folder_with(folder, [{"text": "a", "label": 0}, {"text": "b", "label": 1}], "test")
+    with pytest.raises(ValueError, match=r"of the class '0', of which the training split has none"):
+        train_and_eval(folder, quiet=True)

@@ -115,6 +115,7 @@ def lacks(part: str) -> Callable[[Path], object]:
         (holds("config.json", "[1]"), "config.json", "model_type"),
         (says(k="8"), "config.json", "k must be a whole number, got '8'"),
         (says(encoder=["bert"]), "config.json", "encoder must be a dict"),
+        (says(architectures=5), "config.json", "not iterable"),
         (says(selector={"name": "linear", "depth": 2}), "config.json", "the linear selector: .*'depth'"),
         (half("model.safetensors"), "model.safetensors", "incomplete"),
         (holds("model.safetensors", ""), "model.safetensors", ""),

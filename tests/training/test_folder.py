@@ -175,6 +175,18 @@ def test_a_broken_checkpoint_is_passed_over(run: Path, options: dict[str, Any], 
     assert last_checkpoint(run) is None
 
 
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_checkpoint_that_lacks_a_file_is_passed_over(run: Path, name: str) -> None:
+    (run / "checkpoint-80" / name).unlink()  # Trainer would begin it anew, without a word
+    assert last_checkpoint(run) == str(run / "checkpoint-75")
+    for content in ("{}", "[1]", '{"cut'):
+        (run / "checkpoint-75" / "config.json").write_text(content)
+        assert (last_checkpoint(run) is None) is (content != "{}")
+    (run / "checkpoint-75" / "config.json").write_text("{}")
+    (run / "checkpoint-75" / "trainer_state.json").write_text("{}")
+    assert last_checkpoint(run) is None
+
+
 def test_from_the_last_whole_checkpoint(run: Path, options: dict[str, Any]) -> None:
     before = json.loads((run / "topk_result.json").read_text())
     whole = {name: weight.clone() for name, weight in load_file(run / "model.safetensors").items()}
@@ -240,8 +252,27 @@ def test_files_of_a_newer_version(run: Path, options: dict[str, Any]) -> None:
     fields = read_fields(run / "topk_result.json")
     del fields["metrics"]
     write_fields(run / "topk_result.json", fields)
-    with pytest.raises(ValueError, match=r"topk_result.json lacks a part: delete it"):
+    with pytest.raises(ValueError, match=r"topk_result.json is damaged .it lacks a part.: delete it"):
         finetune(run, **options)
+    write_fields(run / "topk_result.json", fields | {"metrics": {}})
+    with pytest.raises(ValueError, match="it lacks a part"):
+        finetune(run, **options)
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"epochs": "x"}, {"precision": 7}])
+def test_settings_of_a_wrong_type_are_named(
+    run: Path, options: dict[str, Any], wrong: dict[str, Any]
+) -> None:
+    path = run / "topk_settings.json"
+    wanted = predict(run, ["good day"])
+    write_fields(path, read_fields(path) | wrong)
+    with pytest.raises(
+        ValueError,
+        match=rf"topk_settings.json is damaged .{next(iter(wrong))} must be .*: delete it to go on",
+    ):
+        predict(run, ["good day"])
+    path.unlink()
+    assert predict(run, ["good day"]) == pytest.approx(wanted, abs=1e-2), "the way out is one"
 
 
 def test_fields_are_written_beside_and_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ ALL = (*NUMBERS, *WHOLE)
     [
         *[({name: 0}, ValueError, f"{name} must be above 0, got 0") for name in ALL],
         *[({name: -5}, ValueError, f"{name} must be above 0, got -5") for name in ALL],
+        *[({name: 10**20}, ValueError, f"{name} must be from 1 to 2147483647, got") for name in WHOLE],
         *[({name: math.nan}, ValueError, f"{name} must be above 0, got nan") for name in NUMBERS],
         *[({name: math.inf}, ValueError, f"{name} must be a finite number, got inf") for name in NUMBERS],
         *[({name: "8"}, TypeError, f"{name} must be a (whole )?number, got '8'") for name in ALL],

@@ -122,14 +122,21 @@ def _from_card(folder: Path) -> dict[str, list[Path]] | None:
             f"({', '.join(str(c.get('config_name')) for c in configs)}): name the subfolder of one"
         )
     parts = chosen[0]["data_files"]
+    if isinstance(parts, dict) and "path" not in parts:
+        parts = [{"split": split, "path": where} for split, where in parts.items()]
     parts = parts if isinstance(parts, list) else [parts]
     found: dict[str, list[Path]] = {}
     for part in parts:
         split, where = (part.get("split"), part.get("path")) if isinstance(part, dict) else ("train", part)
         for pattern in where if isinstance(where, list) else [where]:
-            found.setdefault(canonical(str(split)), []).extend(
-                sorted(filter(_is_data, folder.glob(str(pattern))))
-            )
+            try:
+                paths = sorted(filter(_is_data, folder.glob(str(pattern))))
+            except (ValueError, NotImplementedError) as error:
+                raise ValueError(
+                    f"{folder / 'README.md'}: {str(pattern)!r} names no file in the folder ({error}): write "
+                    "its path from there"
+                ) from None
+            found.setdefault(canonical(str(split)), []).extend(paths)
     return {split: paths for split, paths in found.items() if paths} or None
 
 
@@ -141,7 +148,8 @@ def class_names(folder: Path) -> list[str] | None:
             for feature in info["features"]:
                 if feature["name"] == "label":
                     names = feature["dtype"]["class_label"]["names"]
-                    return [str(names[key]) for key in sorted(names, key=int)]
+                    keys = range(len(names)) if isinstance(names, list) else sorted(names, key=int)
+                    return [str(names[key]) for key in keys]
         except (KeyError, TypeError, ValueError):
             continue
     return None
@@ -165,10 +173,12 @@ def read_files(paths: Sequence[Path]) -> Rows:
             UnicodeDecodeError,
             pa.ArrowException,
             EOFError,
-            gzip.BadGzipFile,
+            OSError,
             lzma.LZMAError,
             zlib.error,
         ) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the system, which names the file; those of pyarrow, gzip and bz2 do not
             raise ValueError(_broken(path, error)) from error
         if number and rows.names != names:
             raise ValueError(f"{path} has other classes ({rows.names}) than {paths[0].name} ({names})")
@@ -236,7 +246,7 @@ def _read_csv(path: Path, text: str, separator: str) -> Iterator[tuple[str, str]
     most = csv.field_size_limit(2**31 - 1)  # Python refuses texts over 131,072 characters
     reader = csv.reader(_lines(text), delimiter=separator, strict=True)
     try:
-        columns = next(reader)
+        columns = next(row for row in reader if row)
         _check_columns(path, columns)
         places = columns.index("text"), columns.index("label")
         for row in reader:

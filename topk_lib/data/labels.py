@@ -11,10 +11,14 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, List, Value
 
+from topk_lib.data.texts import as_texts
+
 __all__ = ["CLASS", "NUMBER", "SEVERAL", "Labels", "labels_of", "match_labels", "read_labels", "with_labels"]
 
 CLASS, NUMBER, SEVERAL = "single_label_classification", "regression", "multi_label_classification"
 _FLOAT = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_MISSING = re.compile(r"[+-]?nan|n/?a|null|none", re.IGNORECASE)  # among numbers; else it may be a name
+_ENDLESS = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 _MOST_CLASSES = 10_000
 
 
@@ -174,8 +178,12 @@ def _plain(values: list[Any]) -> list[Any]:
             return [int(v) for v in values]
     except ValueError:
         pass
-    if all(map(_FLOAT.fullmatch, values)):
-        return [float(v) for v in values]
+    numbers = [bool(_FLOAT.fullmatch(v)) for v in values]
+    if any(numbers) and all(
+        is_number or _MISSING.fullmatch(v) or _ENDLESS.fullmatch(v)
+        for v, is_number in zip(values, numbers, strict=True)
+    ):
+        return [None if _MISSING.fullmatch(v) else float(v) for v in values]
     if all(v.startswith("[") and v.endswith("]") for v in values):
         try:
             return [json.loads(v) for v in values]
@@ -231,6 +239,10 @@ def _numbered(
         names, words = [short[n.lower()] for n in names], [short[w.lower()] for w in words]
     if set(names) == {"negative", "positive"}:
         names = ["negative", "positive"]
+    try:
+        as_texts(names, "class")
+    except ValueError as error:
+        raise ValueError(f"{where}, the name of {error}") from None
     if len(set(names)) < len(names):
         raise ValueError(f"{where}: two classes have one name ({_some(names)}): name them apart")
     ids = {name: i for i, name in enumerate(names)}

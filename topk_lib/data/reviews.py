@@ -134,6 +134,7 @@ def train_and_eval(
     else:
         held_out = load_reviews(source, split=evaluate_on, quiet=quiet)
         held_out = match_labels(held_out, labels_of(train), "the training split")
+        _check_learnable(train, held_out)
         shared = len(set(train["text"]) & set(held_out["text"]))
         if shared and evaluate_on == "dev" and not quiet:
             print(f"{shared:,} of the dev texts stand in the training split, too")
@@ -142,6 +143,15 @@ def train_and_eval(
     if n_eval is not None:
         held_out = _draw(held_out, n_eval, 0, label)
     return train, held_out
+
+
+def _check_learnable(train: Dataset, held_out: Dataset) -> None:
+    labels = labels_of(train)
+    if labels.problem == CLASS and (new := set(held_out["label"]) - set(train["label"])):
+        raise ValueError(
+            f"reviews to evaluate on are of the class {labels.names[min(new)]!r}, of which the training "
+            "split has none: label both alike"
+        )
 
 
 def _has_dev(source: str | Path | None, label: str) -> bool:

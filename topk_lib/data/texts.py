@@ -26,6 +26,8 @@ def as_texts(texts: Iterable[Any], name: str = "text") -> list[str]:
         raise TypeError("texts must be a list of strings, got one string: write [text]")
     if isinstance(texts, (Mapping, set, frozenset)):
         raise TypeError(f"texts must be a list of strings, got a {type(texts).__name__}, which has no order")
+    if hasattr(texts, "columns"):  # a table would give their names
+        raise TypeError(f"texts must be a list of strings, got a {type(texts).__name__}: name its column")
     try:
         found = list(texts)
     except TypeError:

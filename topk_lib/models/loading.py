@@ -131,7 +131,7 @@ def load_encoder(
     with errors_only():  # it would report a new classification head, which is intended
         with _whole(path, "config.json"):
             config = AutoConfig.from_pretrained(path, **options)
-        old = _label(config, names, problem_type)
+            old = _label(config, names, problem_type)
         for rate in _DROPOUTS & set(vars(config)) if attention_dropout is not None else ():
             setattr(config, rate, attention_dropout)
         with _whole(path, "tokenizer.json"):

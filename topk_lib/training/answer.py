@@ -12,9 +12,9 @@ from datasets import Dataset
 from topk_lib.data import Labels, as_texts, load_reviews, match_labels
 from topk_lib.data.labels import CLASS, NUMBER
 from topk_lib.models import TopKForSequenceClassification, errors_only, load_encoder, probabilities
-from topk_lib.training.folder import SETTINGS, named, read_fields
+from topk_lib.training.folder import SETTINGS, damaged, named, read_fields
 from topk_lib.training.metrics import measure
-from topk_lib.training.settings import Settings
+from topk_lib.training.settings import Settings, checked_settings
 from topk_lib.training.trainer import logits_of, make_trainer
 
 __all__ = ["answers", "evaluate", "labels_of_model", "load_model", "predict", "tokenize"]
@@ -45,7 +45,13 @@ def load_model(folder: str | Path) -> tuple[TopKForSequenceClassification, Any, 
 
 def _settings(folder: Path) -> Settings:
     path = folder / SETTINGS
-    return Settings(**read_fields(path, Settings)) if path.is_file() else Settings()
+    if not path.is_file():
+        return Settings()
+    fields = read_fields(path, Settings)
+    try:
+        return checked_settings(fields)
+    except (TypeError, ValueError) as error:
+        raise damaged(path, error) from None
 
 
 def tokenize(tokenizer: Any, texts: Iterable[str], max_length: int | None = None) -> list[list[int]]:

@@ -276,12 +276,10 @@ def _done(folder: Path, data: dict[str, Any]) -> FinetuneResult | None:
     if not (folder / places.RESULT).is_file() or places.whole_weights(folder) is False:
         return None
     fields = places.read_fields(folder / places.RESULT, FinetuneResult)
-    try:
-        return FinetuneResult(folder, **fields)
-    except TypeError:
-        raise ValueError(
-            f"{folder / places.RESULT} lacks a part: delete it, and give the command again"
-        ) from None
+    parts = {"metrics": dict, "settings": dict, "data": dict, "seconds": dict, "predictions": list}
+    if not all(isinstance(fields.get(name), kind) and fields[name] for name, kind in parts.items()):
+        raise places.damaged(folder / places.RESULT, "it lacks a part")
+    return FinetuneResult(folder, **fields)
 
 
 class _Clock:

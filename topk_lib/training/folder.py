@@ -22,14 +22,15 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
-    "DATA", "RESULT", "SETTINGS", "KeepLast", "claimed", "computed", "forget", "last_checkpoint", "named",
-    "read_fields", "save_model", "whole_weights", "write_fields",
+    "DATA", "RESULT", "SETTINGS", "KeepLast", "claimed", "computed", "damaged", "forget", "last_checkpoint",
+    "named", "read_fields", "save_model", "whole_weights", "write_fields",
 ]  # fmt: skip
 
 SETTINGS, DATA, RESULT = "topk_settings.json", "topk_data.json", "topk_result.json"
 _LOCK = "topk.lock"
 _OURS = {_LOCK, "search.db", "search.db-journal", "trials"}
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_STATE = {"epoch", "global_step", "max_steps", "train_batch_size"}
 _KEPT = 2
 
 
@@ -144,10 +145,14 @@ def last_checkpoint(folder: Path) -> str | None:
 
 def _whole(checkpoint: Path) -> bool:
     try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        packed = [p for p in checkpoint.iterdir() if p.suffix in (".pt", ".pth", ".bin")]
+        files = list(checkpoint.iterdir())
+        fields = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in files if p.suffix == ".json"}
+        packed = [p for p in files if p.suffix in (".pt", ".pth", ".bin")]
         return (
-            isinstance(state, dict)
+            {"optimizer.pt", "scheduler.pt"} <= {p.name for p in packed}  # Trainer would go on without
+            and any(p.name.startswith("rng_state") for p in packed)
+            and all(isinstance(found, dict) for found in fields.values())
+            and fields.get("trainer_state.json", {}).keys() >= _STATE
             and whole_weights(checkpoint) is True
             and all(zipfile.ZipFile(path).testzip() is None for path in packed)
         )
@@ -202,6 +207,14 @@ def write_fields(path: Path, fields: dict[str, Any]) -> None:
         half.unlink(missing_ok=True)
 
 
+def damaged(path: Path, why: object) -> ValueError:
+    """What to say of a file of ours that cannot be used."""
+    way_out = f"delete it, and give the command of {path.parent} again"
+    if path.name == SETTINGS:  # without it, a folder with a model would be taken for somebody else's
+        way_out = "delete it to go on asking the model here; to train, choose another output folder"
+    return ValueError(f"{path} is damaged ({why}): {way_out}")
+
+
 def read_fields(path: Path, known: type | None = None) -> dict[str, Any]:
     """What :func:`write_fields` wrote.
 
@@ -211,13 +224,12 @@ def read_fields(path: Path, known: type | None = None) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged, or of a newer version.
     """
-    way_out = f"delete it, and give the command of {path.parent} again"
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # undecodable bytes, too
-        raise ValueError(f"{path} is damaged ({error}): {way_out}") from None
+    except (ValueError, RecursionError) as error:  # undecodable bytes, too
+        raise damaged(path, error) from None
     if not isinstance(fields, dict):
-        raise ValueError(f"{path} is damaged (it holds a {type(fields).__name__}, no object): {way_out}")
+        raise damaged(path, f"it holds a {type(fields).__name__}, no object")
     names = set() if known is None else set(known.__dataclass_fields__)  # type: ignore[attr-defined]
     if known is not None and (more := sorted(fields.keys() - names)):
         raise ValueError(

@@ -64,7 +64,7 @@ def checked_settings(options: dict[str, Any]) -> Settings:
     given = {key: value for key, value in options.items() if value is not None}
     for name in given:
         if name in _WHOLE:
-            given[name] = _whole(name, given[name], 1)
+            given[name] = _whole(name, given[name], 1, 2**31 - 1)
         elif name == "seed":
             given[name] = _whole(name, given[name], 0, 2**32 - 1)
         elif isinstance(known[name].default, float) or name == "share":
@@ -88,15 +88,15 @@ def checked_settings(options: dict[str, Any]) -> Settings:
     return settings
 
 
-def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+def _whole(name: str, value: Any, least: int, most: int) -> int:
     try:
         number: int | None = operator.index(value)
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if number < least or (most is not None and number > most):
-        wanted = f"from {least} to {most}" if most is not None else f"above {least - 1}"
+    if not least <= number <= most:
+        wanted = f"above {least - 1}" if number < least == 1 else f"from {least} to {most}"
         raise ValueError(f"{name} must be {wanted}, got {number}")
     return number
 
