@@ -28,7 +28,8 @@ _FLAGS = [
 def book() -> Path:
     """The folder of the built book; built here, by one process at a time, unless nothing has changed."""
     command = [sys.executable, "book/build.py", "--if-changed"]
-    with FileLock(ROOT / "book" / ".build.lock"):
+    (ROOT / "book" / "_build").mkdir(exist_ok=True)
+    with FileLock(ROOT / "book" / "_build" / ".lock"):
         run = subprocess.run(command, cwd=ROOT, env=_ENVIRONMENT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     return ROOT / "book" / "_build" / "html"

@@ -66,6 +66,21 @@ def test_only_what_lacks_a_record_is_made(results: Path, capsys: pytest.CaptureF
         base.make_missing({"mine": runs()}, only="zzz")
 
 
+def test_the_embedded_corpus_stays_out_of_the_course_s_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOPK_RESULTS", raising=False)
+    monkeypatch.setenv("TOPK_IMDB", "embedded")
+    before = sorted(records.results_folder().rglob("*"))
+
+    def fail() -> base.Made:
+        raise AssertionError("nothing is run")
+
+    study = ModuleType("study")
+    study.runs = lambda *, gpu: [base.Run("not", "there", fail)]  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="records are of the IMDB reviews, and none are at hand"):
+        base.make_missing({"study": study})
+    assert sorted(records.results_folder().rglob("*")) == before
+
+
 def test_every_study_is_found_and_names_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"imdb", "rules", "speed", "vocabulary", "tfidf", "neighbours", "slices"} <= set(studies.names())
     assert "base" not in studies.names()

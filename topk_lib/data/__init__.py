@@ -3,6 +3,7 @@
 from topk_lib.data.labels import Labels, labels_of, match_labels
 from topk_lib.data.reviews import (
     CORPUS_FILE,
+    EMBEDDED,
     fingerprint,
     load_reviews,
     source_of,
@@ -12,6 +13,7 @@ from topk_lib.data.texts import as_texts
 
 __all__ = [
     "CORPUS_FILE",
+    "EMBEDDED",
     "Labels",
     "as_texts",
     "fingerprint",

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from topk_lib import records
+from topk_lib.data import EMBEDDED, load_reviews, source_of
 
 __all__ = ["Made", "Row", "Rows", "Run", "in_turns", "make", "make_missing", "packed", "rate"]
 
@@ -80,7 +81,8 @@ def make_missing(
         The labels of those that failed.
 
     Raises:
-        ValueError: ``only`` is in no run's label, or no study asks for ``n_train``.
+        ValueError: ``only`` is in no run's label, no study asks for ``n_train``, or the embedded corpus
+            would get among the course's records.
     """
     gpu = records.device_kind() == "cuda"
     failed: list[str] = []
@@ -103,6 +105,8 @@ def make_missing(
             print(f"== {one.label}", flush=True)
             if list_only:
                 continue
+            if made == 1:
+                _check_source()
             try:
                 make(name, one)
             except (OSError, RuntimeError, ValueError) as error:
@@ -115,6 +119,15 @@ def make_missing(
     if not made:
         print(f"nothing to do: all {met} have a record of this kind of device")
     return failed
+
+
+def _check_source() -> None:
+    """The course's own records are of the IMDB reviews."""
+    if "TOPK_RESULTS" not in os.environ and source_of(load_reviews(split="test", quiet=True)) == EMBEDDED:
+        raise ValueError(
+            "the course's records are of the IMDB reviews, and none are at hand: set TOPK_IMDB to a folder "
+            "that holds them, or TOPK_RESULTS to a folder for records of the embedded corpus"
+        )
 
 
 class Rows:
