@@ -17,6 +17,8 @@ from topk_lib import records
 
 FIRST = "book/intro.html"
 
+HANGING = 600_000  # milliseconds; a slow machine fails nothing
+
 # A page with its formulas takes seconds to draw. So each is opened once, with every check that
 # wants it so made on it in turn; what they found is told apart by the tests.
 Found = dict[str, list[str]]
@@ -29,6 +31,7 @@ def found(pages: list[str], site: str, browser: Browser) -> Found:
     for name in pages:
         requests: list[str] = []
         context = browser.new_context(has_touch=True)
+        context.set_default_timeout(HANGING)
         page = context.new_page()
         watch(page, requests, found["no_request_leaves_the_folder"])
         page.goto(f"{site}/{name}", wait_until="networkidle")
@@ -73,7 +76,7 @@ def mathematics_and_diagrams_are_drawn(page: Page) -> list[str]:
     if page.locator("mjx-merror, [data-mml-node='merror']").count():
         wrong.append("a formula with an error")
     for diagram in page.locator("pre.mermaid").all():
-        diagram.locator("svg").wait_for(timeout=600_000)
+        diagram.locator("svg").wait_for(timeout=HANGING)
         if "Syntax error" in (diagram.text_content() or ""):
             wrong.append("a diagram with an error")
     return wrong
@@ -230,6 +233,7 @@ def test_a_check_finds_what_is_wrong(
     wrong: str, check: Callable[[Page], list[str]], browser: Browser
 ) -> None:
     page = browser.new_page(has_touch=True)
+    page.set_default_timeout(HANGING)
     script = (
         "<script>const media = matchMedia('(prefers-color-scheme: dark)'), set = () => "
         "document.documentElement.dataset.theme = media.matches ? 'dark' : 'light';"
@@ -248,6 +252,7 @@ def test_from_a_disk_no_request_leaves_the_folder(book: Path, pages: list[str], 
         requests: list[str] = []
         problems: list[str] = []
         page = browser.new_page()
+        page.set_default_timeout(HANGING)
         watch(page, requests, problems)
         page.goto(f"{home}/{name}", wait_until="load")
         page.close()
@@ -259,6 +264,7 @@ def test_without_scripts_an_explorer_is_a_plain_picture(
     book: Path, pages: list[str], site: str, browser: Browser
 ) -> None:
     context = browser.new_context(java_script_enabled=False)
+    context.set_default_timeout(HANGING)
     for name in pages:
         if not parsed(book, name).select(".topk-explore"):
             continue  # among them the redirect, which leads on while it is looked at
@@ -273,6 +279,7 @@ def test_without_scripts_an_explorer_is_a_plain_picture(
 
 def test_the_first_page_marks_k_tokens(site: str, browser: Browser) -> None:
     page = browser.new_page(reduced_motion="reduce")
+    page.set_default_timeout(HANGING)
     page.goto(f"{site}/{FIRST}", wait_until="load")
     slider, marks = page.locator(".topk-k input"), page.locator(".topk-words mark")
     budgets = records.load("first_page", "review")["settings"]["budgets"]
@@ -304,6 +311,7 @@ def test_from_a_disk_and_without_scripts_the_first_page_shows_its_review(
 ) -> None:
     for scripts in (True, False):
         context = browser.new_context(java_script_enabled=scripts)
+        context.set_default_timeout(HANGING)
         page = context.new_page()
         page.goto((book / FIRST).as_uri(), wait_until="load")
         assert page.locator(".topk-words mark").count() == 16
@@ -339,6 +347,7 @@ def test_every_page_has_a_mark_and_a_card(book: Path, pages: list[str]) -> None:
 
 def test_the_fonts_of_pages_load(book: Path, site: str, browser: Browser) -> None:
     page = browser.new_page()
+    page.set_default_timeout(HANGING)
     for address in (site, book.as_uri()):
         page.goto(f"{address}/book/glossary.html", wait_until="load")
         page.evaluate("document.fonts.ready")
@@ -409,7 +418,8 @@ def test_weights(book: Path, pages: list[str]) -> None:
 
 def test_search_finds_a_word(site: str, browser: Browser) -> None:
     page = browser.new_page()
+    page.set_default_timeout(HANGING)
     page.goto(f"{site}/search.html?q=precision", wait_until="load")
-    page.locator("#search-results li a").first.wait_for(timeout=600_000)
+    page.locator("#search-results li a").first.wait_for(timeout=HANGING)
     assert page.locator("#search-results li a[href*='notebooks/']").count() >= 1
     page.close()

@@ -417,7 +417,7 @@ def test_threads_do_not_mix_their_texts() -> None:
     expected = [model(input_ids=ids, attention_mask=mask).logits for ids, mask in inputs]
     alone.remove()
     # Both have left the first layer before either enters the second.
-    model.bert.encoder.layer[1].register_forward_pre_hook(lambda *_: (meeting.wait(60), None)[1])
+    model.bert.encoder.layer[1].register_forward_pre_hook(lambda *_: (meeting.wait(600), None)[1])
     TokenPruner(model, {0: 4, 1: 3})
     results: dict[int, Tensor] = {}
 

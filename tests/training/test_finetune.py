@@ -160,7 +160,7 @@ def test_the_same_command_resumes_after_kill_9(tiny_encoder: Path, tmp_path: Pat
         [*program, *_command(broken, tiny_encoder, *epochs)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while last_checkpoint(broken) is None and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
