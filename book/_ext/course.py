@@ -100,6 +100,12 @@ _MENDED = (
     (re.compile(r'<section( class="[\w-]+")? id="(exercise|solution|proof)-content">'), r"<section\1>"),
     (re.compile(r'(<div) role="list"( class="citation-list">)'), r"\1\2"),  # docutils
     (re.compile(r'(<div class="citation"[^>]*) role="[\w-]+"'), r"\1"),
+    # myst-nb: a summary may hold no paragraphs, and is named by what it shows
+    (re.compile(r'<summary aria-label="Toggle hidden content">'), "<summary>"),
+    (
+        re.compile(r'<p class="(collapsed|expanded) admonition-title">(.*?)</p>'),
+        r'<span class="\1 admonition-title">\2</span>',
+    ),
 )
 
 
