@@ -103,7 +103,7 @@ def test_a_failed_trial_is_told_and_replaced(
 def test_what_is_refused(stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="at least 1 trial, got 0"):
         search(tmp_path / "a", 0)
-    with pytest.raises(ValueError, match="k must be above 0, got 0"):
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         search(tmp_path / "a", 2, k=0)
     assert not (tmp_path / "a").exists()
     search(tmp_path / "b", 1, quiet=True, k=8)

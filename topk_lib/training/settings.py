@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
-import operator
 from dataclasses import dataclass
 from typing import Any
 
 from topk_lib.models import DEFAULT_ENCODER
 from topk_lib.selectors import TaughtSelector, make_selector
+from topk_lib.selectors.base import whole
 
 __all__ = ["Settings", "checked_settings", "layers_kept"]
 
@@ -64,9 +64,9 @@ def checked_settings(options: dict[str, Any]) -> Settings:
     given = {key: value for key, value in options.items() if value is not None}
     for name in given:
         if name in _WHOLE:
-            given[name] = _whole(name, given[name], 1, 2**31 - 1)
+            given[name] = whole(name, given[name], 1, 2**31 - 1)
         elif name == "seed":
-            given[name] = _whole(name, given[name], 0, 2**32 - 1)
+            given[name] = whole(name, given[name], 0, 2**32 - 1)
         elif isinstance(known[name].default, float) or name == "share":
             given[name] = _number(name, given[name])
         else:
@@ -86,19 +86,6 @@ def checked_settings(options: dict[str, Any]) -> Settings:
         raise ValueError(f"only taught and distilled have a teacher, not {settings.selector}")
     layers_kept(settings.keep_after)
     return settings
-
-
-def _whole(name: str, value: Any, least: int, most: int) -> int:
-    try:
-        number: int | None = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if not least <= number <= most:
-        wanted = f"above {least - 1}" if number < least == 1 else f"from {least} to {most}"
-        raise ValueError(f"{name} must be {wanted}, got {number}")
-    return number
 
 
 def _number(name: str, value: Any) -> float:
