@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from peft import (
-    IA3Config,
     LoraConfig,
     PeftModel,
     PromptTuningConfig,
@@ -21,9 +20,11 @@ from topk_lib.selectors.base import whole
 
 __all__ = ["METHODS", "Adapter", "adapt", "merge", "trainable"]
 
-METHODS = ("head", "bitfit", "prompt", "ia3", "lora", "adapter", "full")
-"""From the one that trains least to the one that trains all."""
+METHODS = ("head", "bitfit", "prompt", "lora", "adapter", "full")
+"""What may be trained."""
 
+_READERS = ("query", "value", "q_lin", "v_lin", "q_proj", "v_proj")
+"""Linear layers that make queries and values, as in the paper on LoRA: BERT, DistilBERT, decoders."""
 _WRITERS = ("output.dense", "out_lin", "lin2", "o_proj", "out_proj", "down_proj", "fc2")
 """Linear layers whose result is added to what a token carries on: BERT and its kin, DistilBERT, decoders."""
 
@@ -74,19 +75,18 @@ def adapt(
             - ``head``: the head alone;
             - ``bitfit``: every bias (Ben Zaken et al., 2022);
             - ``prompt``: ``size`` learned vectors in front of every text (Lester et al., 2021);
-            - ``ia3``: a factor for each key, value and inner feature (Liu et al., 2022);
             - ``lora``: to each weight matrix W a product B A of rank ``size`` is added, B beginning as 0
               (Hu et al., 2022);
             - ``adapter``: bottlenecks of width ``size``, see :class:`Adapter`;
             - ``full``: everything.
         size: rank, width, or number of vectors; at least 1.
         layers: ends of the names of the linear layers that LoRA or adapters are put on (``"query"``);
-            None: for LoRA those of its authors (query and value), for adapters those that write into what
+            None: for LoRA those that make queries and values, for adapters those that write into what
             a token carries on.
         begin: the tokens whose embeddings the vectors of a prompt begin as, (``size``,) ids; None: random.
 
     Returns:
-        The model; for prompt, IA3 and LoRA inside a ``PeftModel``, whose ``save_pretrained`` writes only
+        The model; for prompt and LoRA inside a ``PeftModel``, whose ``save_pretrained`` writes only
         what was trained.
 
     Raises:
@@ -140,29 +140,22 @@ def _with_peft(
     if method == "prompt":
         ids = None if begin is None else torch.as_tensor(list(begin))
         size = size if ids is None else len(ids)
-        peft_model = _wrapped(model, PromptTuningConfig(task_type=kind, num_virtual_tokens=size))
+        embedding = model.get_input_embeddings().weight
+        config = PromptTuningConfig(
+            task_type=kind, num_virtual_tokens=size, token_dim=embedding.shape[-1],
+            num_layers=model.config.num_hidden_layers, num_attention_heads=model.config.num_attention_heads,
+        )  # fmt: skip
+        peft_model = _wrapped(model, config)
         if ids is not None:
-            embedding = model.get_input_embeddings().weight
             with torch.no_grad():
                 vectors = peft_model.prompt_encoder["default"].embedding.weight
                 vectors.copy_(embedding[ids.to(embedding.device)])
         return peft_model
-    if layers is not None:
-        _linears(model, layers)
-    targets = None if layers is None else list(layers)
-    make: dict[str, Callable[[], Any]] = {
-        "lora": lambda: LoraConfig(
-            task_type=kind, r=size, lora_alpha=size, target_modules=targets, modules_to_save=head or None
-        ),
-        "ia3": lambda: IA3Config(task_type=kind, modules_to_save=head or None),
-    }
-    try:
-        return _wrapped(model, make[method]())
-    except ValueError as error:  # an architecture of which peft does not know where to begin
-        raise ValueError(
-            f"{method} does not know which layers of {_called(model)} to change: name some of "
-            f"{', '.join(_kinds(model))} (layers=...)"
-        ) from error
+    targets = _linears(model, _READERS if layers is None else layers)
+    config = LoraConfig(
+        task_type=kind, r=size, lora_alpha=size, target_modules=targets, modules_to_save=head or None
+    )
+    return _wrapped(model, config)
 
 
 def _wrapped(model: Any, config: Any) -> PeftModel:
@@ -188,7 +181,7 @@ def merge(model: Any) -> Any:
     if isinstance(model, PeftModel) or any(isinstance(module, Adapter) for module in model.modules()):
         raise ValueError(
             "only what is linear can be merged into weights: a prompt and adapters stay beside the model, "
-            "lora and ia3 can be merged"
+            "lora can be merged"
         )
     return model
 
@@ -212,31 +205,23 @@ def _linears(model: Any, ends: Sequence[str]) -> list[str]:
     """The names of the base model's linear layers that end so.
 
     Raises:
-        ValueError: one of ``ends``, or none where they are our own, is no end of any.
+        ValueError: no layer ends so; or in one of these ways, where they are not our own.
     """
-    names = _all_linears(model)
-    found = [name for name in names if any(f".{name}".endswith(f".{end}") for end in ends)]
-    strange = [end for end in ends if not any(f".{name}".endswith(f".{end}") for name in names)]
-    if not found or (strange and ends is not _WRITERS):
-        what = ", ".join(strange)
-        raise ValueError(
-            f"{_called(model)} has no linear layer called {what}: name some of {', '.join(_kinds(model))}"
-        )
-    return found
-
-
-def _all_linears(model: Any) -> list[str]:
     inside = f"{model.base_model_prefix}."
-    return [
+    names = [
         name
         for name, part in model.named_modules()
         if isinstance(part, nn.Linear) and name.startswith(inside)
     ]
-
-
-def _kinds(model: Any) -> list[str]:
-    """The ends of the names of linear layers, each once."""
-    return sorted({name.rpartition(".")[2] for name in _all_linears(model)})
+    found = [name for name in names if any(f".{name}".endswith(f".{end}") for end in ends)]
+    strange = [end for end in ends if not any(f".{name}".endswith(f".{end}") for name in names)]
+    if not found or (strange and ends not in (_READERS, _WRITERS)):
+        there = sorted({name.rpartition(".")[2] for name in names})
+        raise ValueError(
+            f"{_called(model)} has no linear layer called {' or '.join(strange or ['nothing'])}: "
+            + (f"name some of {', '.join(there)} (layers=...)" if there else "choose another method")
+        )
+    return found
 
 
 def _called(model: Any) -> str:
