@@ -1,5 +1,12 @@
 """Instant checks of exercises: each says what is right, or what is wrong and how to see it."""
 
+from topk_lib.checks.a_few_parameters import (
+    check_bitfit,
+    check_lora_forward,
+    check_lora_learns,
+    check_lora_merge,
+    check_lora_size,
+)
 from topk_lib.checks.finetuning import check_rate, check_step, check_steps, check_train
 from topk_lib.checks.five_ways import (
     check_cheaper,
@@ -57,6 +64,7 @@ from topk_lib.checks.vocabulary import (
 
 __all__ = [
     "check_best_block",
+    "check_bitfit",
     "check_bytes",
     "check_chance",
     "check_cheaper",
@@ -74,6 +82,10 @@ __all__ = [
     "check_key_to_float",
     "check_left_out",
     "check_limit",
+    "check_lora_forward",
+    "check_lora_learns",
+    "check_lora_merge",
+    "check_lora_size",
     "check_mask_kernel",
     "check_mcnemar",
     "check_merge_parts",
