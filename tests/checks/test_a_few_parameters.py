@@ -55,7 +55,8 @@ def test_lora_merge() -> None:
     assert "add the product" in check(lambda w, a, b, s: w - s * b @ a)
     assert "(5, 4)" in check(lambda w, a, b, s: (w + s * b @ a).T)
     assert "stops with" in check(lambda w, a, b, s: w + s * a @ b)
-    assert "Which order" in check(lambda w, a, b, s: w)
+    assert "W alone" in check(lambda w, a, b, s: w)
+    assert "Which order" in check(lambda w, a, b, s: w + 1)
 
 
 def frozen(trained: Callable[[str], bool]) -> Callable[[Any], Any]:
