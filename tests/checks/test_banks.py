@@ -17,7 +17,7 @@ from torch import Tensor
 from topk_lib import checks, hard_topk, soft_topk_threshold
 from topk_lib.checks import five_ways
 
-# Their banks are in tests/checks/test_gpu.py (kernels need a file of their own) and in files of their chapters.
+# Their banks: tests/checks/test_gpu.py (kernels need a file of their own) and the files of their chapters.
 ELSEWHERE = {"check_mask_kernel", "check_rate", "check_step", "check_steps", "check_train",
              "check_bits_per_character", "check_character_model", "check_next_probabilities",
              "check_perplexity", "check_top_next"}  # fmt: skip

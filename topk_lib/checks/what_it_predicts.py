@@ -55,7 +55,7 @@ def check_next_probabilities(probabilities: Callable[[Tensor, float], Tensor]) -
     if not torch.allclose(large, torch.tensor([0.731059, 0.268941, 0.0]), rtol=1e-4, atol=1e-5):
         return (
             f"Almost: logits (1000, 999, 0) give (0.73, 0.27, 0), yours gives {_short(large)}: the "
-            "exponential overflows. Take the largest logit off all of them first, which changes no probability."
+            "exponential overflows. Take the largest logit off all of them first: no probability changes."
         )
     return "Right."
 
