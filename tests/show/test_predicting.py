@@ -49,14 +49,14 @@ def test_among_equals_the_lowest_id_is_listed() -> None:
     html = shown(1)
     assert [name for name, _, _ in rows(html)] == ["␣film", "␣cast", "4 others"]
     assert rows(html)[1][2]
-    assert "the<b> cast</b><span></span>" in html
+    assert "the <b>cast</b><span></span>" in html
 
 
 def test_what_comes_may_be_among_the_others_and_is_escaped() -> None:
     html = shown(1, (0, 3))
     assert [comes for _, _, comes in rows(html)] == [False, False, True]
     assert "<code>␣&lt;b&gt;</code>: 30%, place 1 of 6" in html
-    assert "<b> &lt;b&gt;</b>" in html
+    assert "the <b>&lt;b&gt;</b>" in html
 
 
 @pytest.mark.parametrize("read", [-1, 2])

@@ -55,11 +55,14 @@ def next_token(tokenizer: Any, ids: Sequence[int], probabilities: Tensor, read: 
     elsewhere = comes not in best.indices.tolist()
     rows.append(_row(f"{len(p) - k:,} others", float(p.sum() - best.values.sum()), elsewhere, "others"))
     before, now, after = (
-        escape(str(tokenizer.decode(ids[part])))
+        str(tokenizer.decode(ids[part]))
         for part in (slice(read), slice(read, read + 1), slice(read + 1, None))
     )
+    word = now.lstrip(" ")
+    before += now[: len(now) - len(word)]
     return HTML(
-        f'<div class="topk-next"><p>{before}<b>{now}</b><span>{after}</span></p><ol>{"".join(rows)}</ol>'
+        f'<div class="topk-next"><p>{escape(before)}<b>{escape(word)}</b><span>{escape(after)}</span></p>'
+        f"<ol>{''.join(rows)}</ol>"
         f"<p>It goes on with <code>{escape(token_name(tokenizer, comes))}</code>: "
         f"{_percent(float(p[comes]))}, place {place:,} of {len(p):,}.</p></div>{inline_assets('show.css')}"
     )
