@@ -83,9 +83,12 @@ def test_surprise_stands_over_each_token() -> None:
         ("0", "A", "0.4"), ("4", "&lt;i&gt;", "7.2"), ("10", "↵", "30.0"),
         ("10", "电", "21.0"), ("1", "‥", "2.0"), ("0", "␣", "1.0"),
     ]  # fmt: skip
-    assert "</ruby> <ruby" in html.split("&lt;i")[0]  # the space stands outside, where a line may break
+    assert "</ruby></span> <span><ruby" in html.split("&lt;i")[0]  # a line may break between words,
+    assert html.count("<span>") == html.count("</span>") == 3  # and not within them
 
 
 def test_as_many_numbers_as_pieces() -> None:
     with pytest.raises(ValueError, match="1 surprises for 2 pieces"):
         show.surprise(["a", "b"], [1.0])
+    with pytest.raises(ValueError, match="0 surprises for 0 pieces"):
+        show.surprise([], [])

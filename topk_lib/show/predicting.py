@@ -90,18 +90,18 @@ def surprise(pieces: Sequence[str], bits: Sequence[float] | Tensor) -> HTML:
         bits: (n,) the surprise of each, in bits; from 20 on all have the strongest background.
 
     Raises:
-        ValueError: not as many numbers as pieces.
+        ValueError: not as many numbers as pieces, or none.
     """
     from IPython.display import HTML
 
-    if len(pieces) != len(bits):
-        raise ValueError(f"{len(bits)} surprises for {len(pieces)} pieces: give one for each")
-    words = []
+    if not pieces or len(pieces) != len(bits):
+        raise ValueError(f"{len(bits)} surprises for {len(pieces)} pieces: give one for each, of one or more")
+    words = ""
     for piece, value in zip(pieces, map(float, bits), strict=True):
         word = piece.strip(" ")
-        space = piece[: len(piece) - len(piece.lstrip(" "))] if word else ""
+        if not words or piece.startswith(" "):  # the pieces of a word stay on one line
+            words += f"{'</span> ' if words else ''}<span>"
         shown = escape(word.replace("\n", "↵")) or ("␣" if piece else "‥")
-        words.append(
-            f'{space}<ruby style="--w:{min(10, round(value / 2))}">{shown}<rt>{value:.1f}</rt></ruby>'
-        )
-    return HTML(f'{inline_assets("show.css")}<p class="topk-surprise">{"".join(words)}</p>')
+        words += f'<ruby style="--w:{min(10, round(value / 2))}">{shown}<rt>{value:.1f}</rt></ruby>'
+    text = f'<div class="topk-text"><p class="topk-surprise">{words}</span></p></div>'
+    return HTML(f"{inline_assets('show.css')}{text}")
