@@ -142,7 +142,7 @@ def trigram(text: str, alphabet: Sequence[str], share: float = 5.0) -> Probabili
     less = _bigram(text, alphabet)
 
     def probability(before: str, character: str) -> float:
-        a, b = before.rjust(2)[-2:]
+        a, b = list(before.rjust(2)[-2:])
         counted = triples[a, b, character] + share * less(before, character)
         total = pairs[a, b] + share
         return counted / total if total else 0.0
