@@ -61,8 +61,10 @@ from topk_lib.checks.what_it_predicts import (
     check_perplexity,
     check_top_next,
 )
+from topk_lib.checks.whole_picture import check_again, check_order, check_saving, check_where
 
 __all__ = [
+    "check_again",
     "check_best_block",
     "check_bits_per_character",
     "check_bytes",
@@ -90,12 +92,14 @@ __all__ = [
     "check_never_nan",
     "check_next_probabilities",
     "check_perplexity",
+    "check_order",
     "check_pieces",
     "check_presence",
     "check_rate",
     "check_recall_accuracy",
     "check_rows_mask",
     "check_sampling_probabilities",
+    "check_saving",
     "check_score_gradient",
     "check_share_after",
     "check_share_budgets",
@@ -113,4 +117,5 @@ __all__ = [
     "check_train",
     "check_two_token_jacobian",
     "check_weight_gradient",
+    "check_where",
 ]
