@@ -1,5 +1,6 @@
 """Pictures and coloured text for the chapters."""
 
+from topk_lib.show.attention import attention
 from topk_lib.show.budget import CHOICES, SIZES, Cost, cost, cost_change, cost_of_choice
 from topk_lib.show.explore import Explorer, explore
 from topk_lib.show.figures import accuracy_by_k, accuracy_by_speed, accuracy_ranked, style, token_weights
@@ -26,6 +27,7 @@ __all__ = [
     "accuracy_by_k",
     "accuracy_by_speed",
     "accuracy_ranked",
+    "attention",
     "bits_deciding",
     "bytes_moved",
     "cost",
