@@ -50,6 +50,9 @@ def check_head(head: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> str:
         "a query's weights sum to 1: take the softmax over the keys, the last dimension": (
             (scores / 2).softmax(0) @ v
         ),
+        "take the softmax over the keys, the last dimension; and divide the scores by a root": (
+            scores.softmax(0) @ v
+        ),
         "queries and keys have changed places": read(scores.T / 2),
         "the softmax is missing": scores / 2 @ v,
         "the softmax turns scores into weights, before the values come in": (scores / 2 @ v).softmax(-1),
@@ -106,12 +109,13 @@ def check_prefix(model: Callable[[Tensor], Tensor], types: int = 16) -> str:
     for at in range(n):
         changed = ids.clone()
         changed[0, at] = (ids[0, at] + 1 + at % (types - 1)) % types
-        moved = ~torch.isclose(before, floats(model(changed)), rtol=1e-4, atol=1e-5)
-        moved_rows = moved.reshape(n, -1).any(-1)
-        if bool(moved_rows[:at].any()):
-            first = int(moved_rows.nonzero()[0])
+        after = floats(model(changed))
+        moved = ~torch.isclose(before, after, rtol=1e-4, atol=1e-5).reshape(n, -1).all(-1)
+        if bool(moved[:at].any()):
+            first = int(moved.nonzero()[0])
             return f"Not yet: changing token {at} changed position {first}, which stands before it."
-        if at < n - 1 and not bool(moved_rows[at + 1 :].any()):
+        # The least weight is noticed: only what is never read leaves every bit as it was.
+        if at < n - 1 and torch.equal(before[:, at + 1 :], after[:, at + 1 :]):
             deaf.append(at)
     if deaf:
         return f"Almost: nothing looks ahead, but no later position notices that token {deaf[0]} changed."

@@ -11,6 +11,7 @@ from topk_lib.show.palette import DROPPED, KEPT, SOFT
 from topk_lib.show.reading import reading
 from topk_lib.show.relaxation import curves, jacobian, threshold_curve
 from topk_lib.show.roofline import CARDS, bytes_moved, share_of_bandwidth, time_limits
+from topk_lib.show.rotation import turned_pair
 from topk_lib.show.routing import routing_choices
 from topk_lib.show.text import kept_text
 from topk_lib.show.threshold import threshold_crossing
@@ -48,4 +49,5 @@ __all__ = [
     "threshold_curve",
     "time_limits",
     "token_weights",
+    "turned_pair",
 ]
