@@ -28,8 +28,8 @@ def turned_pair(at: int, distance: int, degrees: float = 30.0) -> Figure:
         raise ValueError(f"distance must lie in 0..{at} (the query's position), got {distance}")
     style()
     figure: Figure
-    figure, axes = plt.subplots(figsize=(4.2, 4.4), layout="none")
-    figure.subplots_adjust(left=0.14, right=0.97, top=0.8, bottom=0.1)
+    figure, axes = plt.subplots(figsize=(4.6, 4.9), layout="none")
+    figure.subplots_adjust(left=0.14, right=0.97, top=0.8, bottom=0.07)
     axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="#bbbbbb"))
     for name, place, colour, head in (
         ("query", at, CURVES[0], "-|>"),
@@ -43,6 +43,6 @@ def turned_pair(at: int, distance: int, degrees: float = 30.0) -> Figure:
     axes.set_ylim(-1.15, 1.15)
     axes.set_aspect("equal")
     axes.set_title(f"score: {math.cos(math.radians(distance * degrees)):.2f}", fontsize=12)
-    figure.legend(loc="upper center", ncols=2, fontsize=10, frameon=False, bbox_to_anchor=(0.54, 1.0))
+    figure.legend(loc="upper center", fontsize=11, frameon=False, bbox_to_anchor=(0.55, 1.0))
     plt.close(figure)
     return figure
