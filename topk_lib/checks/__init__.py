@@ -28,6 +28,13 @@ from topk_lib.checks.how_few_tokens import (
     check_smallest_k,
     check_staged_flops,
 )
+from topk_lib.checks.inside_a_transformer import (
+    check_head,
+    check_layer_cost,
+    check_padding,
+    check_prefix,
+    check_rms_norm,
+)
 from topk_lib.checks.mathematics import (
     check_exp_threshold,
     check_soft_gradient,
@@ -81,8 +88,10 @@ __all__ = [
     "check_exp_threshold",
     "check_expert_choice",
     "check_f1",
+    "check_head",
     "check_keep_negation",
     "check_key_to_float",
+    "check_layer_cost",
     "check_left_out",
     "check_limit",
     "check_mask_kernel",
@@ -93,10 +102,13 @@ __all__ = [
     "check_next_probabilities",
     "check_order",
     "check_perplexity",
+    "check_padding",
     "check_pieces",
+    "check_prefix",
     "check_presence",
     "check_rate",
     "check_recall_accuracy",
+    "check_rms_norm",
     "check_rows_mask",
     "check_sampling_probabilities",
     "check_saving",

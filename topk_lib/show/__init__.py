@@ -1,5 +1,6 @@
 """Pictures and coloured text for the chapters."""
 
+from topk_lib.show.attention import attention
 from topk_lib.show.budget import CHOICES, SIZES, Cost, cost, cost_change, cost_of_choice
 from topk_lib.show.explore import Explorer, explore
 from topk_lib.show.figures import accuracy_by_k, accuracy_by_speed, accuracy_ranked, style, token_weights
@@ -11,6 +12,7 @@ from topk_lib.show.predicting import next_token, surprise, token_name
 from topk_lib.show.reading import reading
 from topk_lib.show.relaxation import curves, jacobian, threshold_curve
 from topk_lib.show.roofline import CARDS, bytes_moved, share_of_bandwidth, time_limits
+from topk_lib.show.rotation import turned_pair
 from topk_lib.show.routing import routing_choices
 from topk_lib.show.text import kept_text
 from topk_lib.show.threshold import threshold_crossing
@@ -27,6 +29,7 @@ __all__ = [
     "accuracy_by_k",
     "accuracy_by_speed",
     "accuracy_ranked",
+    "attention",
     "bits_deciding",
     "bytes_moved",
     "cost",
@@ -50,4 +53,5 @@ __all__ = [
     "time_limits",
     "token_name",
     "token_weights",
+    "turned_pair",
 ]
