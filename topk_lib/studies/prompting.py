@@ -79,6 +79,7 @@ _N, _DEV, _FIT, _READ = (
     2000,
     160,
 )  # test, dev, training reviews; tokens read where nothing is chosen
+_QUESTIONS = 308  # four an intent
 _SHOT = 64  # tokens of each example, and of the review after them
 _MOST = 2048
 _DRAWS = range(3)
@@ -322,7 +323,7 @@ def _bank(split: str, n: int | None = None) -> tuple[Dataset, list[str]]:
 
 def _bank_words() -> Made:
     """Every intent's name scored as what follows the question: the sum over its tokens, or the mean."""
-    (questions, names), (model, tokenizer) = _bank("test", _N), _model()
+    (questions, names), (model, tokenizer) = _bank("test", _QUESTIONS), _model()
     template = Template(BANK, tuple(f" {name}" for name in names))
     prompts = [template.encode(tokenizer, text) for text in questions["text"]]
     found = label_log_probs(model, tokenizer, prompts, template.words)
@@ -337,7 +338,7 @@ def _bank_words() -> Made:
 def _bank_vectors(seed: int, each: Sequence[int] = (1, 5, 10)) -> Made:
     """The nearest by cosine: the intents' names, a sentence about each, the mean of a few examples; and
     a linear model on the vectors of all training questions."""
-    (questions, names), (train, _) = _bank("test", _N), _bank("train")
+    (questions, names), (train, _) = _bank("test", _QUESTIONS), _bank("train")
     model, tokenizer = load_encoder()
     vectors = partial(text_vectors, model.base_model.to(records.device_kind()), tokenizer)
     asked, seen = vectors(questions["text"]), vectors(train["text"])

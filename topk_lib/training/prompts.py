@@ -171,9 +171,10 @@ def label_log_probs(
     found = torch.empty(len(rows), len(labels))
     if not rows:
         return found
-    long = [i for i, ids in enumerate(labels) if len(ids) > 1]
-    if long:
-        batch_size = max(1, min(batch_size, _AT_ONCE // len(long)))
+    lengths = [len(ids) for ids in labels]
+    alike = {n: [i for i, m in enumerate(lengths) if m == n] for n in sorted(set(lengths)) if n > 1}
+    if alike:
+        batch_size = max(1, min(batch_size, _AT_ONCE // max(map(len, alike.values()))))
     shared = _shared(rows)
     start = (
         model.base_model(torch.tensor([rows[0][:shared]], device=model.device)).past_key_values
@@ -190,32 +191,36 @@ def label_log_probs(
             cache.batch_repeat_interleave(len(some))
         mask = torch.nn.functional.pad(mask, (shared, 0), value=1)
         output = _read(model, ids, mask, cache)
-        lengths = mask.sum(-1)
-        last = output.last_hidden_state[torch.arange(len(some)), (lengths - shared - 1).to(model.device)]
-        found[some] = _next(model, last)[:, first]
-        if long:
-            more = _rest(model, [labels[i] for i in long], output.past_key_values, mask, lengths)
-            found[torch.tensor(some)[:, None], torch.tensor(long)] += more
+        ends = mask.sum(-1)
+        last = output.last_hidden_state[torch.arange(len(some)), (ends - shared - 1).to(model.device)]
+        found[some] = _next(model, last, first.expand(len(some), -1))
+        for which in alike.values():  # words of one length, so that none is padded
+            cache = copy.deepcopy(output.past_key_values)
+            words_ids = torch.tensor([labels[i] for i in which])
+            found[torch.tensor(some)[:, None], torch.tensor(which)] += _rest(model, words_ids, cache, mask)
         if progress is not None:
             progress(len(some))
     return found
 
 
-def _rest(model: Any, labels: Sequence[Sequence[int]], cache: Any, mask: Tensor, lengths: Tensor) -> Tensor:
-    """(prompts, labels): the log-probability of all tokens of a word but the first."""
-    ids, real = ids_to_batch([word[:-1] for word in labels])
-    after, _ = ids_to_batch([word[1:] for word in labels])
-    n = len(lengths)
-    cache.batch_repeat_interleave(len(labels))
-    seen = torch.cat([mask.repeat_interleave(len(labels), 0), real.repeat(n, 1)], 1)
-    positions = lengths.repeat_interleave(len(labels))[:, None] + torch.arange(ids.shape[1])
-    hidden = _read(model, ids.repeat(n, 1), seen, cache, positions).last_hidden_state
-    chosen, total = after.repeat(n, 1), torch.zeros(n * len(labels))
-    for step in range(ids.shape[1]):  # a step at a time: the vocabulary is wide
-        here = real.repeat(n, 1)[:, step].bool()
-        log_probs = _next(model, hidden[here.to(hidden.device), step])
-        total[here] += log_probs.gather(1, chosen[here, step, None])[:, 0]
-    return total.view(n, len(labels))
+def _rest(model: Any, labels: Tensor, cache: Any, mask: Tensor) -> Tensor:
+    """(prompts, words): the log-probability of all tokens but the first of words of one length.
+
+    Args:
+        model: a causal language model.
+        labels: (words, length) int64.
+        cache: of the prompts.
+        mask: (prompts, tokens in the cache), 0 for padding.
+    """
+    n, (words, length) = len(mask), labels.shape
+    cache.batch_repeat_interleave(words)
+    labels, mask = labels.repeat(n, 1), mask.repeat_interleave(words, 0)
+    positions = mask.sum(-1, keepdim=True) + torch.arange(length - 1)
+    mask = torch.nn.functional.pad(mask, (0, length - 1), value=1)
+    hidden = _read(model, labels[:, :-1], mask, cache, positions).last_hidden_state
+    steps = range(length - 1)  # one at a time: the vocabulary is wide
+    total = sum(_next(model, hidden[:, step], labels[:, step + 1, None])[:, 0] for step in steps)
+    return torch.as_tensor(total).view(n, words)
 
 
 def _read(model: Any, ids: Tensor, mask: Tensor, cache: Any, positions: Tensor | None = None) -> Any:
@@ -227,11 +232,13 @@ def _read(model: Any, ids: Tensor, mask: Tensor, cache: Any, positions: Tensor |
     )  # fmt: skip
 
 
-def _next(model: Any, hidden: Tensor) -> Tensor:
-    """(rows, vocabulary) float32: log-probabilities, in float32 whatever the model computes in."""
-    head = model.get_output_embeddings()
-    bias = None if head.bias is None else head.bias.float()
-    return torch.nn.functional.linear(hidden.float(), head.weight.float(), bias).log_softmax(-1).cpu()
+def _next(model: Any, hidden: Tensor, ids: Tensor) -> Tensor:
+    """(rows, m) float32: the log-probability of each of these (rows, m) next tokens."""
+    head, ids = model.get_output_embeddings(), ids.to(hidden.device)
+    total = head(hidden).float().logsumexp(-1, keepdim=True)
+    # In float32 whatever the model computes in: two words may differ by less than bfloat16 can tell.
+    logits = torch.einsum("rw,rmw->rm", hidden.float(), head.weight[ids].float())
+    return (logits + (0 if head.bias is None else head.bias[ids].float()) - total).cpu()
 
 
 def _rows(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
