@@ -238,7 +238,8 @@ def _next(model: Any, hidden: Tensor, ids: Tensor) -> Tensor:
     total = head(hidden).float().logsumexp(-1, keepdim=True)
     # In float32 whatever the model computes in: two words may differ by less than bfloat16 can tell.
     logits = torch.einsum("rw,rmw->rm", hidden.float(), head.weight[ids].float())
-    return (logits + (0 if head.bias is None else head.bias[ids].float()) - total).cpu()
+    bias = 0.0 if head.bias is None else head.bias[ids].float()
+    return torch.as_tensor(logits + bias - total).cpu()
 
 
 def _rows(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
