@@ -35,6 +35,13 @@ from topk_lib.checks.mathematics import (
     check_weight_gradient,
 )
 from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.prompts import (
+    check_agreement,
+    check_best_in_order,
+    check_calibration,
+    check_few_shot,
+    check_word_score,
+)
 from topk_lib.checks.soft_selection import (
     check_chance,
     check_corrected,
@@ -56,8 +63,11 @@ from topk_lib.checks.vocabulary import (
 )
 
 __all__ = [
+    "check_agreement",
     "check_best_block",
+    "check_best_in_order",
     "check_bytes",
+    "check_calibration",
     "check_chance",
     "check_cheaper",
     "check_chi_squared",
@@ -70,6 +80,7 @@ __all__ = [
     "check_exp_threshold",
     "check_expert_choice",
     "check_f1",
+    "check_few_shot",
     "check_keep_negation",
     "check_key_to_float",
     "check_left_out",
@@ -101,4 +112,5 @@ __all__ = [
     "check_train",
     "check_two_token_jacobian",
     "check_weight_gradient",
+    "check_word_score",
 ]
