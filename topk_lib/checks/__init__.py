@@ -42,6 +42,13 @@ from topk_lib.checks.mathematics import (
     check_weight_gradient,
 )
 from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.prompts import (
+    check_agreement,
+    check_best_in_order,
+    check_calibration,
+    check_few_shot,
+    check_word_score,
+)
 from topk_lib.checks.soft_selection import (
     check_chance,
     check_corrected,
@@ -74,7 +81,11 @@ __all__ = [
     "check_again",
     "check_best_block",
     "check_bits_per_character",
+    "check_agreement",
+    "check_best_block",
+    "check_best_in_order",
     "check_bytes",
+    "check_calibration",
     "check_chance",
     "check_character_model",
     "check_cheaper",
@@ -89,6 +100,7 @@ __all__ = [
     "check_expert_choice",
     "check_f1",
     "check_head",
+    "check_few_shot",
     "check_keep_negation",
     "check_key_to_float",
     "check_layer_cost",
@@ -130,4 +142,5 @@ __all__ = [
     "check_two_token_jacobian",
     "check_weight_gradient",
     "check_where",
+    "check_word_score",
 ]

@@ -9,6 +9,7 @@ from topk_lib.show.learning import learning
 from topk_lib.show.narrowing import narrowing
 from topk_lib.show.palette import DROPPED, KEPT, SOFT
 from topk_lib.show.predicting import next_token, surprise, token_name
+from topk_lib.show.prompts import as_it_reads
 from topk_lib.show.reading import reading
 from topk_lib.show.relaxation import curves, jacobian, threshold_curve
 from topk_lib.show.roofline import CARDS, bytes_moved, share_of_bandwidth, time_limits
@@ -30,6 +31,7 @@ __all__ = [
     "accuracy_by_speed",
     "accuracy_ranked",
     "attention",
+    "as_it_reads",
     "bits_deciding",
     "bytes_moved",
     "cost",
