@@ -1,5 +1,12 @@
 """Instant checks of exercises: each says what is right, or what is wrong and how to see it."""
 
+from topk_lib.checks.a_few_parameters import (
+    check_bitfit,
+    check_lora_forward,
+    check_lora_learns,
+    check_lora_merge,
+    check_lora_size,
+)
 from topk_lib.checks.finetuning import check_rate, check_step, check_steps, check_train
 from topk_lib.checks.five_ways import (
     check_cheaper,
@@ -84,6 +91,7 @@ __all__ = [
     "check_agreement",
     "check_best_block",
     "check_best_in_order",
+    "check_bitfit",
     "check_bytes",
     "check_calibration",
     "check_chance",
@@ -106,6 +114,10 @@ __all__ = [
     "check_layer_cost",
     "check_left_out",
     "check_limit",
+    "check_lora_forward",
+    "check_lora_learns",
+    "check_lora_merge",
+    "check_lora_size",
     "check_mask_kernel",
     "check_mcnemar",
     "check_merge_parts",
