@@ -1,6 +1,6 @@
 """Learning tasks one after another: a growing learner, strategies against forgetting, and measures of it."""
 
-from topk_lib.training.continual.learner import Adapter, Learner, class_means, nearest_mean
+from topk_lib.training.continual.learner import Bottleneck, Learner, class_means, nearest_mean
 from topk_lib.training.continual.learning import Journey, Schedule, learn, right
 from topk_lib.training.continual.measures import (
     average_accuracy,
@@ -25,9 +25,9 @@ from topk_lib.training.continual.tasks import Examples, Labelled, Task, sequence
 __all__ = [
     "EWC",
     "RULES",
-    "Adapter",
     "Adapters",
     "Batch",
+    "Bottleneck",
     "ClassMeans",
     "Distillation",
     "Examples",

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from topk_lib.training.continual.tasks import Examples
 
-__all__ = ["Adapter", "Learner", "class_means", "nearest_mean"]
+__all__ = ["Bottleneck", "Learner", "class_means", "nearest_mean"]
 
 
-class Adapter(nn.Module):
-    """A bottleneck beside the residual stream, h + up(gelu(down(h))); it begins as the identity.
+class Bottleneck(nn.Module):
+    """An adapter: a bottleneck beside the residual stream, h + up(gelu(down(h))); it begins as the identity.
 
     Source: Houlsby et al. (2019), who put two into each layer; here one follows each layer.
     """
@@ -85,7 +85,7 @@ class Learner(nn.Module):
         """Freeze the encoder and add an adapter a layer for one more task; earlier ones freeze, too."""
         self.encoder.requires_grad_(False)
         self.adapters.requires_grad_(False)
-        layers = (Adapter(self.width, inner) for _ in self.encoder.encoder.layer)
+        layers = (Bottleneck(self.width, inner) for _ in self.encoder.encoder.layer)
         self.adapters.append(nn.ModuleList(layers).to(self.device))
 
     def features(self, input_ids: Tensor, attention_mask: Tensor, task: int | None = None) -> Tensor:
