@@ -1,6 +1,7 @@
 """Pictures and coloured text for the chapters."""
 
 from topk_lib.show.budget import CHOICES, SIZES, Cost, cost, cost_change, cost_of_choice
+from topk_lib.show.continual import accuracy_matrix, fate_of_a_task
 from topk_lib.show.explore import Explorer, explore
 from topk_lib.show.figures import accuracy_by_k, accuracy_by_speed, accuracy_ranked, style, token_weights
 from topk_lib.show.hard import bits_deciding, counted_work
@@ -25,6 +26,7 @@ __all__ = [
     "Explorer",
     "accuracy_by_k",
     "accuracy_by_speed",
+    "accuracy_matrix",
     "accuracy_ranked",
     "bits_deciding",
     "bytes_moved",
@@ -34,6 +36,7 @@ __all__ = [
     "counted_work",
     "curves",
     "explore",
+    "fate_of_a_task",
     "jacobian",
     "kept_text",
     "learning",

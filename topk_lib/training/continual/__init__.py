@@ -20,7 +20,7 @@ from topk_lib.training.continual.strategies import (
     distillation_loss,
     quadratic_penalty,
 )
-from topk_lib.training.continual.tasks import Examples, Labelled, Task, sequence
+from topk_lib.training.continual.tasks import Examples, Labelled, Task, labelled, sequence
 
 __all__ = [
     "EWC",
@@ -48,6 +48,7 @@ __all__ = [
     "forward_transfer",
     "hardest",
     "herding",
+    "labelled",
     "learn",
     "nearest_mean",
     "quadratic_penalty",

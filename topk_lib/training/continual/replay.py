@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from topk_lib.training.continual.tasks import Examples, Task
 
 __all__ = ["RULES", "Replay", "draw", "hardest", "herding", "reservoir"]
 
+T = TypeVar("T")
 RULES = ("random", "hardest", "herding")
 
 
@@ -52,7 +55,7 @@ def hardest(losses: Tensor, k: int) -> Tensor:
     return hard_topk(losses, k).indices
 
 
-def reservoir(items: Iterable[object], k: int, generator: torch.Generator) -> list[object]:
+def reservoir(items: Iterable[T], k: int, dice: random.Random) -> list[T]:
     """k of a stream of unknown length, each with the same chance (Vitter, 1985, algorithm R).
 
     The first k fill the reservoir; item number i > k (counted from 1) enters with chance k / i, in
@@ -61,17 +64,17 @@ def reservoir(items: Iterable[object], k: int, generator: torch.Generator) -> li
     Args:
         items: the stream, read once.
         k: how many; a shorter stream is kept whole.
-        generator: for the draws.
+        dice: for the draws.
 
     Raises:
         ValueError, TypeError: k is no whole number, or below 0.
     """
     k = whole("k", k, 0)
-    kept: list[object] = []
+    kept: list[T] = []
     for number, item in enumerate(items):
         if number < k:
             kept.append(item)
-        elif (place := int(torch.randint(number + 1, (), generator=generator))) < k:
+        elif (place := dice.randrange(number + 1)) < k:
             kept[place] = item
     return kept
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 
 from topk_lib.selectors import ids_to_batch
+from topk_lib.training.answer import tokenize
 
-__all__ = ["Examples", "Labelled", "Task", "sequence"]
+__all__ = ["Examples", "Labelled", "Task", "labelled", "sequence"]
 
 Labelled = Sequence[tuple[Sequence[int], str]]
 """Texts, each as its token ids and the name of its class."""
@@ -72,6 +76,24 @@ class Task:
     classes: tuple[str, ...]
     train: Examples
     test: Examples
+
+
+def labelled(data: Dataset, tokenizer: Any, *, each: int | None = None, max_length: int = 32) -> Labelled:
+    """Texts as :func:`sequence` takes them.
+
+    Args:
+        data: with columns ``text`` and ``label``, as :func:`topk_lib.data.load_set` gives them.
+        tokenizer: of the encoder.
+        each: only the first so many of each class; None: all.
+        max_length: longer texts are cut to so many tokens.
+    """
+    names, met, texts = data.features["label"].names, Counter[int](), []
+    for text, label in zip(data["text"], data["label"], strict=True):
+        met[label] += 1
+        if each is None or met[label] <= each:
+            texts.append((text, names[label]))
+    ids = tokenize(tokenizer, [text for text, _ in texts], max_length)
+    return [(one, name) for one, (_, name) in zip(ids, texts, strict=True)]
 
 
 def sequence(classes: Mapping[str, Sequence[str]], train: Labelled, test: Labelled) -> list[Task]:
