@@ -98,3 +98,21 @@ def test_half_of_it_is_not_enough() -> None:
     )
     del runs["lwf-s0"]
     assert "four families with the task unknown" in claims.judge(C18, {CLASSES: runs, DOMAINS: runs}).verdict
+
+
+def test_a_row_for_each_method() -> None:
+    def run(method: str, accuracy: float, seconds: list[float]) -> dict[str, Any]:
+        more = {"backward_transfer": -0.2, "forward_transfer": 0.1, "kept_bytes": 3_000_000}
+        return {
+            "settings": {"method": method},
+            "metrics": {"accuracy": accuracy, "forgetting": 0.3, "train_seconds": seconds, **more},
+        }
+
+    runs = {"a-s0": run("a", 0.2, [1, 2]), "b-s0": run("b", 0.9, [1]), "a-s1": run("a", 0.4, [2, 3])}
+    best, worst = claims.by_method(runs)
+    assert (best["method"], best["seeds"], best["accuracy"]) == ("b", 1, 0.9)
+    assert (worst["method"], worst["seeds"], worst["lowest"], worst["highest"]) == ("a", 2, 0.2, 0.4)
+    assert worst["accuracy"] == pytest.approx(0.3)
+    assert worst["seconds"] == pytest.approx(4)
+    assert (worst["kept MB"], worst["backward transfer"]) == (3.0, -0.2)
+    assert claims.by_method({}) == []

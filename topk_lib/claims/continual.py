@@ -1,9 +1,9 @@
-"""The rule by which the claim on the four families of continual learning is judged."""
+"""The four families of continual learning: a table of their runs, and how their claim is judged."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import t as student
@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from topk_lib.claims.compare import LEVEL, Missing, Record, Results, between, cite
 from topk_lib.claims.rules import Finding, listed
 
-__all__ = ["FAMILIES", "SCENARIOS", "prevents"]
+__all__ = ["FAMILIES", "SCENARIOS", "by_method", "prevents"]
 
 FAMILIES = {
     "ewc": "regularisation",
@@ -92,3 +92,30 @@ def _told(experiment: str, where: str, method: str, seeds: Sequence[int]) -> str
         f"{where}, `{method}`{family}: right at the end {every('accuracy .1%')}, forgotten "
         f"{every('forgetting .1%')} (seeds: {len(seeds)})"
     )
+
+
+def by_method(runs: Mapping[str, Record]) -> list[dict[str, Any]]:
+    """The methods of one experiment over their seeds, a row each, the most accurate first.
+
+    Args:
+        runs: from a run's name to its record, as :func:`topk_lib.records.load_all` gives them.
+
+    Returns:
+        For each ``method`` the number of ``seeds``; ``accuracy`` on all test texts at the end, its mean, and
+        ``lowest`` and ``highest`` seed; the means of ``forgetting``, ``backward transfer`` and ``forward
+        transfer``; ``kept MB`` for the sake of earlier tasks; and ``seconds`` of training, all tasks.
+    """
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for record in runs.values():
+        found.setdefault(record["settings"]["method"], []).append(record["metrics"])
+    rows = []
+    for method, metrics in found.items():
+        every = [float(m["accuracy"]) for m in metrics]
+        row = {"method": method, "seeds": len(every), "accuracy": float(np.mean(every)),
+               "lowest": min(every), "highest": max(every)}  # fmt: skip
+        for key in ("forgetting", "backward_transfer", "forward_transfer"):
+            row[key.replace("_", " ")] = float(np.mean([m[key] for m in metrics]))
+        row["kept MB"] = float(np.mean([m["kept_bytes"] for m in metrics])) / 1e6
+        row["seconds"] = float(np.mean([sum(m["train_seconds"]) for m in metrics]))
+        rows.append(row)
+    return sorted(rows, key=lambda row: -float(row["accuracy"]))
