@@ -2,6 +2,7 @@
 
 from topk_lib.show.attention import attention
 from topk_lib.show.budget import CHOICES, SIZES, Cost, cost, cost_change, cost_of_choice
+from topk_lib.show.continual import accuracy_matrix, fate_of_a_task
 from topk_lib.show.explore import Explorer, explore
 from topk_lib.show.figures import accuracy_by_k, accuracy_by_speed, accuracy_ranked, style, token_weights
 from topk_lib.show.hard import bits_deciding, counted_work
@@ -29,9 +30,10 @@ __all__ = [
     "Explorer",
     "accuracy_by_k",
     "accuracy_by_speed",
+    "accuracy_matrix",
     "accuracy_ranked",
-    "attention",
     "as_it_reads",
+    "attention",
     "bits_deciding",
     "bytes_moved",
     "cost",
@@ -40,6 +42,7 @@ __all__ = [
     "counted_work",
     "curves",
     "explore",
+    "fate_of_a_task",
     "jacobian",
     "kept_text",
     "learning",
