@@ -61,13 +61,22 @@ from topk_lib.checks.vocabulary import (
     check_pieces,
     check_share_after,
 )
+from topk_lib.checks.what_it_predicts import (
+    check_bits_per_character,
+    check_character_model,
+    check_next_probabilities,
+    check_perplexity,
+    check_top_next,
+)
 from topk_lib.checks.whole_picture import check_again, check_order, check_saving, check_where
 
 __all__ = [
     "check_again",
     "check_best_block",
+    "check_bits_per_character",
     "check_bytes",
     "check_chance",
+    "check_character_model",
     "check_cheaper",
     "check_chi_squared",
     "check_clip_threshold",
@@ -90,7 +99,9 @@ __all__ = [
     "check_merge_parts",
     "check_middle_scores",
     "check_never_nan",
+    "check_next_probabilities",
     "check_order",
+    "check_perplexity",
     "check_padding",
     "check_pieces",
     "check_prefix",
@@ -114,6 +125,7 @@ __all__ = [
     "check_straight_through",
     "check_threshold_search",
     "check_tie_mask",
+    "check_top_next",
     "check_train",
     "check_two_token_jacobian",
     "check_weight_gradient",

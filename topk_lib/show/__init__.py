@@ -8,6 +8,7 @@ from topk_lib.show.hard import bits_deciding, counted_work
 from topk_lib.show.learning import learning
 from topk_lib.show.narrowing import narrowing
 from topk_lib.show.palette import DROPPED, KEPT, SOFT
+from topk_lib.show.predicting import next_token, surprise, token_name
 from topk_lib.show.reading import reading
 from topk_lib.show.relaxation import curves, jacobian, threshold_curve
 from topk_lib.show.roofline import CARDS, bytes_moved, share_of_bandwidth, time_limits
@@ -41,13 +42,16 @@ __all__ = [
     "kept_text",
     "learning",
     "narrowing",
+    "next_token",
     "reading",
     "routing_choices",
     "share_of_bandwidth",
     "style",
+    "surprise",
     "threshold_crossing",
     "threshold_curve",
     "time_limits",
+    "token_name",
     "token_weights",
     "turned_pair",
 ]
