@@ -1,5 +1,12 @@
 """Instant checks of exercises: each says what is right, or what is wrong and how to see it."""
 
+from topk_lib.checks.a_few_parameters import (
+    check_bitfit,
+    check_lora_forward,
+    check_lora_learns,
+    check_lora_merge,
+    check_lora_size,
+)
 from topk_lib.checks.finetuning import check_rate, check_step, check_steps, check_train
 from topk_lib.checks.five_ways import (
     check_cheaper,
@@ -34,6 +41,12 @@ from topk_lib.checks.inside_a_transformer import (
     check_padding,
     check_prefix,
     check_rms_norm,
+from topk_lib.checks.learning_on import (
+    check_forgetting,
+    check_herding,
+    check_memory,
+    check_penalty,
+    check_reservoir,
 )
 from topk_lib.checks.mathematics import (
     check_exp_threshold,
@@ -42,6 +55,13 @@ from topk_lib.checks.mathematics import (
     check_weight_gradient,
 )
 from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.prompts import (
+    check_agreement,
+    check_best_in_order,
+    check_calibration,
+    check_few_shot,
+    check_word_score,
+)
 from topk_lib.checks.soft_selection import (
     check_chance,
     check_corrected,
@@ -74,7 +94,12 @@ __all__ = [
     "check_again",
     "check_best_block",
     "check_bits_per_character",
+    "check_agreement",
+    "check_best_block",
+    "check_best_in_order",
+    "check_bitfit",
     "check_bytes",
+    "check_calibration",
     "check_chance",
     "check_character_model",
     "check_cheaper",
@@ -89,13 +114,21 @@ __all__ = [
     "check_expert_choice",
     "check_f1",
     "check_head",
+    "check_few_shot",
+    "check_forgetting",
+    "check_herding",
     "check_keep_negation",
     "check_key_to_float",
     "check_layer_cost",
     "check_left_out",
     "check_limit",
+    "check_lora_forward",
+    "check_lora_learns",
+    "check_lora_merge",
+    "check_lora_size",
     "check_mask_kernel",
     "check_mcnemar",
+    "check_memory",
     "check_merge_parts",
     "check_middle_scores",
     "check_never_nan",
@@ -103,12 +136,14 @@ __all__ = [
     "check_order",
     "check_perplexity",
     "check_padding",
+    "check_penalty",
     "check_pieces",
     "check_prefix",
     "check_presence",
     "check_rate",
     "check_recall_accuracy",
     "check_rms_norm",
+    "check_reservoir",
     "check_rows_mask",
     "check_sampling_probabilities",
     "check_saving",
@@ -130,4 +165,5 @@ __all__ = [
     "check_two_token_jacobian",
     "check_weight_gradient",
     "check_where",
+    "check_word_score",
 ]
