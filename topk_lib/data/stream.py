@@ -55,7 +55,7 @@ class TextStream:
         for split, rows in self._parts.items():
             number = 0
             try:
-                for number, row in enumerate(rows):  # noqa: B007
+                for number, row in enumerate(rows):
                     if "text" not in row:
                         raise ValueError(
                             f"{self.label}, split {split}, has no column 'text' (it has {', '.join(row)}): "
@@ -73,9 +73,7 @@ class TextStream:
                 ) from error
 
 
-def stream_texts(
-    source: str | Path | None = None, *, splits: Sequence[str] | None = None
-) -> TextStream:
+def stream_texts(source: str | Path | None = None, *, splits: Sequence[str] | None = None) -> TextStream:
     """Texts to pretrain on, labelled or not.
 
     Args:
@@ -114,9 +112,7 @@ def _parts(source: str | Path | None) -> tuple[str, dict[str, Iterable[Any]]]:
             source = "embedded"
     if str(source) == "embedded":
         rows = load_dataset("json", data_files=str(CORPUS_FILE), split="train", streaming=True)
-        return EMBEDDED, {
-            split: _Where(rows, split) for split in ("train", "dev", "test")
-        }
+        return EMBEDDED, {split: _Where(rows, split) for split in ("train", "dev", "test")}
     if str(source) in ("hub", HUB_NAME):
         return _hub()
     path = Path(source).expanduser()
@@ -157,8 +153,8 @@ def _files(paths: Sequence[Path]) -> Iterable[Any]:
     suffix = Path(_PACKED.sub("", path.name)).suffix.lower()
     if suffix not in _BUILDERS:
         raise ValueError(
-            f"{path} is no kind of file that can be read: take {', '.join(_BUILDERS)} (a .txt file has a text "
-            "on each line)"
+            f"{path} is no kind of file that can be read: take {', '.join(_BUILDERS)} (a .txt file has a "
+            "text on each line)"
         )
     options = {"delimiter": "\t"} if suffix == ".tsv" else {}
     return _stream(_BUILDERS[suffix], [str(path) for path in paths], options)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -24,6 +25,7 @@ __all__ = ["CORPUS", "Corpus", "mask_tokens", "prepare_corpus", "train_tokenizer
 
 CORPUS = "corpus.json"
 _FEW = 1000  # texts at a time
+_PARTS = ("train", "held_out")
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _END = "<|end|>"
 
@@ -194,32 +196,33 @@ def prepare_corpus(
         "source": texts.label, "splits": texts.splits, "objective": objective, "held_out_asked": held_out,
         "vocabulary_asked": vocabulary if tokenizer is None else tokenizer.name_or_path.split("/")[-1],
     }  # fmt: skip
-    path = folder / CORPUS
-    if path.is_file():
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if other := [name for name in asked if about.get(name) != asked[name]]:
-            raise ValueError(
-                f"{folder} holds another corpus ({other[0]}: {about.get(other[0])} -> {asked[other[0]]}): "
-                "choose another folder"
-            )
-    else:
-        fresh = folder.with_name(f"{folder.name}.fresh")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        about = asked | _write(fresh, texts, vocabulary, objective, held_out, tokenizer)
-        (fresh / CORPUS).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        os.replace(fresh, folder)
-    corpus = Corpus(
-        AutoTokenizer.from_pretrained(folder, local_files_only=True),
-        *(np.memmap(folder / f"{part}.bin", mode="r", dtype=about["dtype"]) for part in ("train", "held_out")),
-        about, length,
-    )  # fmt: skip
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # several runs may ask for it at once
+        if not (folder / CORPUS).is_file():
+            fresh = folder.with_name(f"{folder.name}.fresh")
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+            about = asked | _write(fresh, texts, vocabulary, objective, held_out, tokenizer)
+            (fresh / CORPUS).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            os.replace(fresh, folder)
+    about = json.loads((folder / CORPUS).read_text(encoding="utf-8"))
+    if other := [name for name in asked if about.get(name) != asked[name]]:
+        raise ValueError(
+            f"{folder} holds another corpus ({other[0]}: {about.get(other[0])} -> {asked[other[0]]}): "
+            "choose another folder"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    corpus = Corpus(tokenizer, *(_mapped(folder, part, about) for part in _PARTS), about, length)
     if not corpus.blocks:
         raise ValueError(
             f"{texts.label} has {about['tokens']:,} tokens to learn from, which do not fill one block of "
             f"{length}: give more text, or a smaller length"
         )
     return corpus
+
+
+def _mapped(folder: Path, part: str, about: dict[str, Any]) -> np.ndarray:
+    return np.memmap(folder / f"{part}.bin", mode="r", dtype=about["dtype"])
 
 
 def _write(
@@ -235,7 +238,7 @@ def _write(
     tokenizer.save_pretrained(folder)
     dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
     end = tokenizer.sep_token_id if objective == "masked" else tokenizer.eos_token_id
-    count = {"train": [0, 0], "held_out": [0, 0]}
+    count = {part: [0, 0] for part in _PARTS}
     files = {part: open(folder / f"{part}.bin", "wb") for part in count}  # noqa: SIM115
     try:
         stream = (text for _, text in texts)

@@ -61,9 +61,7 @@ def new_model(settings: Any, tokenizer: Any) -> Any:
     }  # fmt: skip
     if s.objective == "masked":
         return BertForMaskedLM(
-            BertConfig(
-                **common, type_vocab_size=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-            )
+            BertConfig(**common, type_vocab_size=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
         )
     end = tokenizer.eos_token_id
     config = LlamaConfig(**common, tie_word_embeddings=True, bos_token_id=end, eos_token_id=end)

@@ -77,7 +77,7 @@ def checked(options: dict[str, Any]) -> PretrainSettings:
     except ValueError:
         raise ValueError(f'snapshots must look like "1,3,10", got {s.snapshots!r}') from None
     last = s.minutes if s.minutes is not None else s.steps
-    if not all(0 < end <= (last or 0) for end in ends):
+    if not all(0 <= end <= (last or 0) for end in ends):
         raise ValueError(f"snapshots must lie between 0 and the end at {last:g}, got {s.snapshots!r}")
     if s.steps is not None and any(end % 1 for end in ends):
         raise ValueError(f"snapshots must be whole numbers of steps, got {s.snapshots!r}")
@@ -150,7 +150,7 @@ def pretrain(
               ``vocabulary`` types.
             - ``length``: tokens of a block; ``batch_size``: blocks of a step, over all processes.
             - ``steps`` or ``minutes`` (processor time of all processes): how long. ``snapshots``: where
-              else to save a model, as "1,3,10".
+              else to save a model, as "0,1,3"; 0 is the start.
             - ``learning_rate`` (the highest), ``warmup`` (steps), ``decay`` (share of a run), ``mask_rate``,
               ``seed``, ``precision`` as in :func:`~topk_lib.training.finetune`.
             - ``held_out``: texts to measure on; see :func:`~topk_lib.training.corpus.prepare_corpus`.
@@ -190,7 +190,7 @@ def pretrain(
         loop = Loop(folder, settings, ids, state, quiet)
         for end in settings.ends:
             made = loop.snapshot(end)
-    return PretrainResult(made.pop("folder"), settings=asdict(settings), data=ids.about, **made)
+    return PretrainResult(made["folder"], made["metrics"], asdict(settings), ids.about, made["losses"])
 
 
 def _kept(settings: PretrainSettings) -> dict[str, Any]:

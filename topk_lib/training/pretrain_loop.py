@@ -1,4 +1,4 @@
-"""The loop of pretraining: a trunk at a steady learning rate, and a branch with a falling one for each snapshot."""
+"""The loop of pretraining: a trunk at a steady rate, and a branch with a falling one for each snapshot."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 from transformers import set_seed
 
+from topk_lib.models import errors_only
 from topk_lib.training import folder as places
 from topk_lib.training.corpus import Corpus, mask_tokens
 from topk_lib.training.objective import block_losses, mean_and_error, new_model, token_losses
@@ -96,9 +97,7 @@ class Loop:
             )
         guesses = int(chosen.sum()) if chosen is not None else ids[:, 1:].numel()
         mine = slice(rank, None, world)
-        ids, read, chosen = (
-            x if x is None else x[mine].to(self.state.device) for x in (ids, read, chosen)
-        )
+        ids, read, chosen = (x if x is None else x[mine].to(self.state.device) for x in (ids, read, chosen))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with self._autocast():
@@ -172,7 +171,8 @@ class Loop:
             }  # fmt: skip
             fresh = target.with_name(f".{target.name}")
             shutil.rmtree(fresh, ignore_errors=True)
-            self.model.save_pretrained(fresh)
+            with errors_only():
+                self.model.save_pretrained(fresh)
             self.ids.tokenizer.save_pretrained(fresh)
             places.write_fields(fresh / RESULT, {"metrics": metrics, "losses": self._thin()})
             os.replace(fresh, target)
@@ -181,7 +181,7 @@ class Loop:
         self.state.wait_for_everyone()
 
     def _thin(self) -> list[list[float]]:
-        size = math.ceil(len(self.losses) / _POINTS)
+        size = max(1, math.ceil(len(self.losses) / _POINTS))
         few = [self.losses[i : i + size] for i in range(0, len(self.losses), size)]
         return [[some[-1][0], some[-1][1], sum(p[2] for p in some) / len(some)] for some in few]
 
