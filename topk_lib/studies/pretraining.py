@@ -47,7 +47,7 @@ K = 128  # tokens that are read of a labelled review
 EPOCHS = {100: 20, 1000: 5, 4000: 3, 10_000: 2}
 _TRIED = (2e-4, 5e-4, 1.2e-3)  # learning rates of fine-tuning
 _ROOT = Path("runs") / "pretraining"
-_COMMON: dict[str, Any] = {"length": 128, "batch_size": 32, "vocabulary": 8192, "held_out": 1000}
+_COMMON: dict[str, Any] = {"length": 128, "batch_size": 16, "vocabulary": 8192, "held_out": 1000}
 
 
 def snapshot(size: str, minutes: float, seed: int = 0) -> Path:

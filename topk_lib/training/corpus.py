@@ -212,7 +212,8 @@ def prepare_corpus(
             "choose another folder"
         )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    corpus = Corpus(tokenizer, *(_mapped(folder, part, about) for part in _PARTS), about, length)
+    train, out = (_mapped(folder, part, about) for part in _PARTS)
+    corpus = Corpus(tokenizer, train, out, about, length)
     if not corpus.blocks:
         raise ValueError(
             f"{texts.label} has {about['tokens']:,} tokens to learn from, which do not fill one block of "

@@ -38,12 +38,12 @@ class PretrainSettings:
     layers: int = 2
     heads: int = 3
     length: int = 128
-    batch_size: int = 32
+    batch_size: int = 16
     steps: int | None = None
     minutes: float | None = None
     snapshots: str | None = None
     learning_rate: float = 2e-3
-    warmup: int = 50
+    warmup: int = 100
     decay: float = 0.2
     mask_rate: float = 0.15
     seed: int = 0
