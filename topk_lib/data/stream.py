@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import IterableDataset, get_dataset_split_names, load_dataset
+from datasets import get_dataset_split_names, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from topk_lib.data.files import canonical, files_of_splits
@@ -156,12 +156,11 @@ def _files(paths: Sequence[Path]) -> Iterable[Any]:
             f"{path} is no kind of file that can be read: take {', '.join(_BUILDERS)} (a .txt file has a "
             "text on each line)"
         )
-    options = {"delimiter": "\t"} if suffix == ".tsv" else {}
-    return _stream(_BUILDERS[suffix], [str(path) for path in paths], options)
-
-
-def _stream(builder: str, files: list[str], options: dict[str, Any]) -> IterableDataset:
-    return load_dataset(builder, data_files=files, split="train", streaming=True, **options)
+    rows: Iterable[Any] = load_dataset(
+        _BUILDERS[suffix], data_files=[str(path) for path in paths], split="train", streaming=True,
+        **({"delimiter": "\t"} if suffix == ".tsv" else {}),
+    )  # fmt: skip
+    return rows
 
 
 class _Where:

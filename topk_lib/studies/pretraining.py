@@ -30,9 +30,9 @@ from topk_lib.training.objective import block_losses, mean_and_error
 from topk_lib.training.pretrain import pretrain
 from topk_lib.training.pretrain_loop import RESULT
 
-__all__ = ["MINUTES", "SIZES", "runs", "snapshot"]
+__all__ = ["EPOCHS", "MINUTES", "N_TEST", "SEEDS", "SIZES", "own_corpus", "runs", "snapshot"]
 
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "1m": {"hidden_size": 96, "layers": 2, "heads": 3},
     "3m": {"hidden_size": 192, "layers": 3, "heads": 3},
     "10m": {"hidden_size": 320, "layers": 6, "heads": 5},
@@ -94,7 +94,8 @@ def _tuned(size: str, which: Sequence[int], seed: int) -> Iterator[Run]:
         yield Run("pretraining_finetuned", name, call)
 
 
-def _corpus() -> Corpus:
+def own_corpus() -> Corpus:
+    """What all sizes are pretrained on."""
     return prepare_corpus(
         _ROOT / "corpus", stream_texts(), length=_COMMON["length"], vocabulary=_COMMON["vocabulary"],
         objective="masked", held_out=_COMMON["held_out"],
@@ -117,7 +118,7 @@ def _pretrained(size: str, minutes: int, seed: int) -> Made:
             learning_rate=RATES[size], seed=seed, **_COMMON, **SIZES[size],
         )  # fmt: skip
     made = read_fields(folder / RESULT)
-    corpus = _corpus()
+    corpus = own_corpus()
     blocks = corpus.held_out_blocks(1000)
     model, tokenizer = _masked_model(folder)
     with torch.autocast("cpu", torch.bfloat16):
@@ -175,7 +176,7 @@ def _finetuned(name: str, size: str, minutes: int, n: int, seed: int) -> Made:
 def _words(n: int, seed: int) -> Made:
     """TF-IDF and logistic regression on the reviews that a model is given: whole, and as far as it reads."""
     train, test = train_and_eval(n_train=n, n_eval=N_TEST, seed=seed, quiet=True)
-    tokenizer = _corpus().tokenizer
+    tokenizer = own_corpus().tokenizer
 
     def start(texts: Sequence[str]) -> list[str]:
         encoded = tokenizer(list(texts), truncation=True, max_length=K, return_offsets_mapping=True)
@@ -192,7 +193,7 @@ def _words(n: int, seed: int) -> Made:
 
 def _tokens() -> Made:
     """The corpus, and how many test reviews stand in it word for word."""
-    about = dict(_corpus().about)
+    about = dict(own_corpus().about)
     test = set(load_reviews(split="test", quiet=True)["text"])
     copies = {split: set[str]() for split in about["splits"]}
     for split, text in stream_texts():

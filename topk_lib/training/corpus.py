@@ -7,7 +7,7 @@ import heapq
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from topk_lib.data.stream import TextStream
 
-__all__ = ["CORPUS", "Corpus", "mask_tokens", "prepare_corpus", "train_tokenizer"]
+__all__ = [
+    "CORPUS", "Corpus", "cut_blocks", "mask_tokens", "prepare_corpus", "token_ids", "train_tokenizer",
+]  # fmt: skip
 
 CORPUS = "corpus.json"
 _FEW = 1000  # texts at a time
@@ -107,6 +109,23 @@ def mask_tokens(
     return torch.where(chosen & (drawn[1] >= 0.9), anything, read), chosen
 
 
+def cut_blocks(ids: np.ndarray, rows: Sequence[int], tokenizer: Any, length: int) -> Tensor:
+    """(rows, length) int64: blocks of a long row of ids, with [CLS] and [SEP] around each where there are.
+
+    Raises:
+        ValueError: there are no rows, since the ids do not fill one.
+    """
+    masked = tokenizer.mask_token_id is not None
+    inner = length - 2 * masked
+    if not len(rows):
+        raise ValueError(f"{len(ids):,} tokens do not fill one block of {length}: give more text")
+    cut = np.stack([ids[row * inner : (row + 1) * inner] for row in rows]).astype(np.int64)
+    if masked:
+        ends = np.full((len(cut), 1), tokenizer.cls_token_id)
+        cut = np.concatenate([ends, cut, np.full_like(ends, tokenizer.sep_token_id)], axis=1)
+    return torch.from_numpy(cut)
+
+
 class Corpus(NamedTuple):
     """Token ids on disk, in blocks that all have one length.
 
@@ -138,11 +157,12 @@ class Corpus(NamedTuple):
         for place in range(step * size, (step + 1) * size):
             epoch, number = divmod(place, self.blocks)
             rows.append(self._order(epoch, seed)[number])
-        return self._cut(self.train, rows)
+        return cut_blocks(self.train, rows, self.tokenizer, self.length)
 
     def held_out_blocks(self, most: int) -> Tensor:
         """(blocks, length) int64: the first so many of the texts held out."""
-        return self._cut(self.held_out, range(min(most, len(self.held_out) // self._inner)))
+        rows = range(min(most, len(self.held_out) // self._inner))
+        return cut_blocks(self.held_out, rows, self.tokenizer, self.length)
 
     def _order(self, epoch: int, seed: int) -> np.ndarray:
         key = (epoch, seed, self.blocks)
@@ -150,14 +170,6 @@ class Corpus(NamedTuple):
             _ORDERS.update(key=key, order=np.random.default_rng([seed, epoch]).permutation(self.blocks))
         order: np.ndarray = _ORDERS["order"]
         return order
-
-    def _cut(self, ids: np.ndarray, rows: Iterable[int]) -> Tensor:
-        inner = self._inner
-        cut = np.stack([ids[row * inner : (row + 1) * inner] for row in rows]).astype(np.int64)
-        if inner < self.length:
-            ends = np.full((len(cut), 1), self.tokenizer.cls_token_id)
-            cut = np.concatenate([ends, cut, np.full_like(ends, self.tokenizer.sep_token_id)], axis=1)
-        return torch.from_numpy(cut)
 
 
 _ORDERS: dict[str, Any] = {}  # of the epoch at hand
@@ -244,7 +256,7 @@ def _write(
     try:
         stream = (text for _, text in texts)
         while few := list(islice(stream, _FEW)):
-            for text, ids in zip(few, _ids(tokenizer, few), strict=True):
+            for text, ids in zip(few, token_ids(tokenizer, few), strict=True):
                 part = "held_out" if _hash(text) in out else "train"
                 files[part].write(np.array([*ids, end], dtype=dtype).tobytes())
                 count[part][0] += 1
@@ -259,8 +271,12 @@ def _write(
     }  # fmt: skip
 
 
-def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    encoded = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+def token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """The ids of each text, without special tokens and without a limit."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # some come with a limit
+    backend.no_padding()
+    encoded = backend.encode_batch(texts, add_special_tokens=False)
     return [one.ids for one in encoded]
 
 

@@ -112,7 +112,8 @@ def _blank(model: Any, tokenizer: Any, text: str) -> Tensor:
             input_ids=read["input_ids"].to(device), attention_mask=read["attention_mask"].to(device)
         ).logits
     model.train(was)
-    return logits[0, places[0]].float().softmax(-1).cpu()
+    chances: Tensor = logits[0, places[0]].float().softmax(-1).cpu()
+    return chances
 
 
 def blanks_filled(model: Any, tokenizer: Any, blanks: Sequence[tuple[str, str]] = BLANKS) -> dict[str, Any]:

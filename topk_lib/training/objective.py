@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,9 +23,17 @@ from transformers import (
 
 from topk_lib.models import errors_only
 from topk_lib.models.loading import encoder_path, language_model_path
-from topk_lib.training.corpus import mask_tokens
+from topk_lib.training.corpus import cut_blocks, mask_tokens, token_ids
 
-__all__ = ["block_losses", "given_tokenizer", "mean_and_error", "new_model", "token_losses"]
+__all__ = [
+    "block_losses",
+    "given_tokenizer",
+    "mean_and_error",
+    "new_model",
+    "text_losses",
+    "to_guess",
+    "token_losses",
+]
 
 
 def _path(settings: Any) -> str:
@@ -68,56 +78,88 @@ def new_model(settings: Any, tokenizer: Any) -> Any:
     return LlamaForCausalLM(config)
 
 
-def token_losses(model: Any, read: Tensor, ids: Tensor, chosen: Tensor | None) -> Tensor:
+def to_guess(ids: Tensor, tokenizer: Any, rate: float, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """What a model reads of blocks, and where it has to guess: hidden tokens, or all but the first.
+
+    Args:
+        ids: (batch, length) int64.
+        tokenizer: one with a mask token hides, one without does not.
+
+    Returns:
+        (batch, length) int64 and (batch, length) bool.
+    """
+    if tokenizer.mask_token_id is not None:
+        return mask_tokens(ids, tokenizer=tokenizer, seed=seed, step=step, rate=rate)
+    chosen = torch.ones_like(ids, dtype=torch.bool)
+    chosen[:, 0] = False
+    return ids, chosen
+
+
+def token_losses(model: Any, read: Tensor, ids: Tensor, chosen: Tensor) -> Tensor:
     """The surprise of a model at what it has to guess, in nats.
 
     Args:
-        model: a ``BertForMaskedLM`` where ``chosen`` is given, else a causal one.
+        model: a ``BertForMaskedLM``, or a causal model, which guesses a token from those before.
         read: (batch, length) int64, what the model sees.
         ids: (batch, length) int64, what stood there.
-        chosen: (batch, length) bool, where to guess; None: each token after the first from those before.
+        chosen: (batch, length) bool, where to guess.
 
     Returns:
         (guesses,) float32, in the order of the positions. Only these go through the head.
     """
-    if chosen is None:
-        logits = model(read).logits[:, :-1].flatten(0, 1)
-        target = ids[:, 1:].flatten()
-    else:
+    if isinstance(model, BertForMaskedLM):
         logits = model.cls(model.bert(read).last_hidden_state[chosen])
-        target = ids[chosen]
-    return F.cross_entropy(logits.float(), target, reduction="none")
+    else:
+        before = chosen.roll(-1, 1)  # the first token is never guessed
+        logits = model.get_output_embeddings()(model.base_model(read).last_hidden_state[before])
+    return F.cross_entropy(logits.float(), ids[chosen], reduction="none")
 
 
 @torch.no_grad()
 def block_losses(
-    model: Any, tokenizer: Any, blocks: Tensor, *, mask_rate: float = 0.15, autocast: Any = None
+    model: Any, tokenizer: Any, blocks: Tensor, *, mask_rate: float = 0.15, autocast: Any = nullcontext
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What a model that was pretrained is surprised by, on blocks of text and always the same masks.
 
+    Args:
+        blocks: (blocks, length) int64.
+        autocast: makes the context in which the model computes.
+
     Returns:
-        ``losses`` (guesses,) float32 in nats, the ``types`` (guesses,) int64 that were right, and the
-        ``block`` (guesses,) int64 of each.
+        ``losses`` (guesses,) float32 in nats; the ``types`` (guesses,) int64 that were right; and the number
+        of the ``block`` (guesses,) int64 that each is in.
     """
-    masked = tokenizer.mask_token_id is not None
     was, device = model.training, next(model.parameters()).device
     model.eval()
-    losses, types, where = [], [], []
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     for start in range(0, len(blocks), 32):
         ids = blocks[start : start + 32]
-        read, chosen = ids, None
-        if masked:
-            read, chosen = mask_tokens(ids, tokenizer=tokenizer, seed=2**31, step=start, rate=mask_rate)
-        with autocast() if autocast else nullcontext():
-            found = token_losses(
-                model, read.to(device), ids.to(device), None if chosen is None else chosen.to(device)
-            )
-        losses.append(found.cpu())
-        row = torch.arange(start, start + len(ids))[:, None].expand_as(ids)
-        types.append(ids[chosen] if chosen is not None else ids[:, 1:].flatten())
-        where.append(row[chosen] if chosen is not None else row[:, 1:].flatten())
+        read, chosen = to_guess(ids, tokenizer, mask_rate, seed=2**31, step=start)
+        with autocast():
+            losses = token_losses(model, read.to(device), ids.to(device), chosen.to(device))
+        found.append((losses.cpu(), ids[chosen], start + chosen.nonzero()[:, 0]))
     model.train(was)
-    return torch.cat(losses), torch.cat(types), torch.cat(where)
+    losses, types, block = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return losses, types, block
+
+
+def text_losses(
+    model: Any, tokenizer: Any, texts: Sequence[str], *, length: int = 128, mask_rate: float = 0.15
+) -> tuple[float, float]:
+    """How surprised a model is by texts: one after another, cut into blocks, and always the same masks.
+
+    Returns:
+        The mean loss in nats a guess, and its standard error.
+
+    Raises:
+        ValueError: the texts do not fill one block.
+    """
+    masked = tokenizer.mask_token_id is not None
+    end = tokenizer.sep_token_id if masked else tokenizer.eos_token_id
+    ids = np.array([i for text in token_ids(tokenizer, list(texts)) for i in (*text, end)])
+    blocks = cut_blocks(ids, range(len(ids) // (length - 2 * masked)), tokenizer, length)
+    losses, _, block = block_losses(model, tokenizer, blocks, mask_rate=mask_rate)
+    return mean_and_error(losses, block)
 
 
 def mean_and_error(losses: Tensor, block: Tensor) -> tuple[float, float]:

@@ -18,8 +18,8 @@ from transformers import set_seed
 
 from topk_lib.models import errors_only
 from topk_lib.training import folder as places
-from topk_lib.training.corpus import Corpus, mask_tokens
-from topk_lib.training.objective import block_losses, mean_and_error, new_model, token_losses
+from topk_lib.training.corpus import Corpus
+from topk_lib.training.objective import block_losses, mean_and_error, new_model, to_guess, token_losses
 from topk_lib.training.trainer import fastest
 
 __all__ = ["Loop"]
@@ -27,7 +27,7 @@ __all__ = ["Loop"]
 _CHECKPOINT, RESULT = "checkpoint.pt", "topk_pretrain.json"
 _POINTS = 200
 _BLOCKS = 1000  # held out
-_EVERY = 60.0  # seconds between checkpoints
+EVERY = 60.0  # seconds between checkpoints
 
 
 class Loop:
@@ -79,7 +79,7 @@ class Loop:
             rate = self.settings.learning_rate * share()
             rate *= min(1.0, (self.step + 1) / max(1, self.settings.warmup))
             self._learn(rate)
-            if save and time.monotonic() - saved > _EVERY:
+            if save and time.monotonic() - saved > EVERY:
                 self._save()
                 saved = time.monotonic()
         if save:
@@ -90,19 +90,14 @@ class Loop:
         wall, begun = time.perf_counter(), time.process_time()
         s, world, rank = self.settings, self.state.num_processes, self.state.process_index
         ids = self.ids.batch(self.step, s.batch_size, s.seed)
-        read, chosen = ids, None
-        if s.objective == "masked":
-            read, chosen = mask_tokens(
-                ids, tokenizer=self.ids.tokenizer, seed=s.seed, step=self.step, rate=s.mask_rate
-            )
-        guesses = int(chosen.sum()) if chosen is not None else ids[:, 1:].numel()
-        mine = slice(rank, None, world)
-        ids, read, chosen = (x if x is None else x[mine].to(self.state.device) for x in (ids, read, chosen))
+        read, chosen = to_guess(ids, self.ids.tokenizer, s.mask_rate, seed=s.seed, step=self.step)
+        guesses = int(chosen.sum())
+        ids, read, chosen = (x[rank::world].to(self.state.device) for x in (ids, read, chosen))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with self._autocast():
             loss = token_losses(self.model, read, ids, chosen).sum() / guesses
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         told = torch.tensor([loss.detach().item(), 0.0], dtype=torch.float64)
         if world > 1:
             for parameter in self.model.parameters():
