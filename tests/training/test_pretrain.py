@@ -290,7 +290,7 @@ def test_the_command_reports(tmp_path: Path) -> None:
     assert "topk-lib: say how long to train" in said.output
     other = CliRunner().invoke(app, ["finetune", str(tmp_path / "a"), "--source", "embedded"])
     assert other.exit_code == 2
-    assert "holds a run of pretrain: choose another output folder" in " ".join(other.output.split())
+    assert "holds a run of topk-lib pretrain: choose another output folder" in " ".join(other.output.split())
 
 
 def test_after_kill_9_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def _forgotten(way: str, seed: int, n: int = 1000) -> Made:
     guesser.tie_weights()
     ids, labels = tokenize(tokenizer, train["text"], K), torch.tensor(list(train["label"]))
     order = [torch.from_numpy(np.random.default_rng([seed, e]).permutation(n)) for e in range(EPOCHS[n])]
-    steps = [some for epoch in order for some in epoch.split(32)]
+    steps = [epoch[i : i + 32] for epoch in order for i in range(0, n, 32)]
     weights = {id(p): p for model in (classifier, guesser) for p in model.parameters()}
     optimiser = torch.optim.AdamW(weights.values(), lr=_best_rate(BEST[1]), weight_decay=0.01)
     schedule = get_linear_schedule_with_warmup(optimiser, round(0.06 * len(steps)), len(steps))
@@ -205,15 +205,15 @@ def _forgotten(way: str, seed: int, n: int = 1000) -> Made:
 
 
 @torch.no_grad()
-def _answers(classifier: Any, ids: Sequence[Sequence[int]]) -> np.ndarray:
-    """(texts,) int64."""
+def _answers(classifier: Any, ids: Sequence[Sequence[int]]) -> list[int]:
+    """The class of each text."""
     classifier.eval()
-    found = []
+    found: list[int] = []
     for start in range(0, len(ids), 64):
         batch, mask = ids_to_batch(list(ids[start : start + 64]))
         with torch.autocast("cpu", torch.bfloat16):
-            found.append(classifier(batch, attention_mask=mask).logits.argmax(-1))
-    return torch.cat(found).numpy()
+            found += classifier(batch, attention_mask=mask).logits.argmax(-1).tolist()
+    return found
 
 
 def _further(minutes: int) -> Made:

@@ -209,14 +209,19 @@ def prepare_corpus(
         "vocabulary_asked": vocabulary if tokenizer is None else tokenizer.name_or_path.split("/")[-1],
     }  # fmt: skip
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # several runs may ask for it at once
-        if not (folder / CORPUS).is_file():
-            fresh = folder.with_name(f"{folder.name}.fresh")
+    fresh, lock = (folder.with_name(f".{folder.name}.{what}") for what in ("fresh", "lock"))
+    with FileLock(lock):  # several runs may ask for it at once
+        try:
+            if not (folder / CORPUS).is_file():
+                shutil.rmtree(fresh, ignore_errors=True)
+                fresh.mkdir()
+                about = asked | _write(fresh, texts, vocabulary, objective, held_out, tokenizer)
+                _check_blocks(about, length)
+                (fresh / CORPUS).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+                os.replace(fresh, folder)
+        finally:
             shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir()
-            about = asked | _write(fresh, texts, vocabulary, objective, held_out, tokenizer)
-            (fresh / CORPUS).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-            os.replace(fresh, folder)
+            lock.unlink(missing_ok=True)
     about = json.loads((folder / CORPUS).read_text(encoding="utf-8"))
     if other := [name for name in asked if about.get(name) != asked[name]]:
         raise ValueError(
@@ -225,13 +230,18 @@ def prepare_corpus(
         )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     train, out = (_mapped(folder, part, about) for part in _PARTS)
-    corpus = Corpus(tokenizer, train, out, about, length)
-    if not corpus.blocks:
-        raise ValueError(
-            f"{texts.label} has {about['tokens']:,} tokens to learn from, which do not fill one block of "
-            f"{length}: give more text, or a smaller length"
-        )
-    return corpus
+    _check_blocks(about, length)
+    return Corpus(tokenizer, train, out, about, length)
+
+
+def _check_blocks(about: dict[str, Any], length: int) -> None:
+    inner = length - 2 * (about["objective"] == "masked")
+    for what, tokens in (("to learn from", about["tokens"]), ("to measure on", about["held_out_tokens"])):
+        if tokens < inner:
+            raise ValueError(
+                f"{about['source']} has {tokens:,} tokens {what}, which do not fill one block of {length}: "
+                "give more text, or a smaller length"
+            )
 
 
 def _mapped(folder: Path, part: str, about: dict[str, Any]) -> np.ndarray:
@@ -316,7 +326,7 @@ class _Reading:
         if not self.number:
             lines = f" (all {self.texts.empty:,} lines are empty)" if self.texts.empty else ""
             raise ValueError(f"{self.texts.label} holds no text{lines}: give texts to learn from")
-        if self.number == 1:
+        if len(self._known) < 2 and self.last == self.number and self.most > 1:
             raise ValueError(
                 f"{self.texts.label} holds one text only: it takes one to learn from and another to measure "
                 "on, so put a text on each line"

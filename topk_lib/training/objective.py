@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForMaskedLM,
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from topk_lib.models import errors_only
-from topk_lib.models.loading import encoder_path, language_model_path
+from topk_lib.models.loading import encoder_path, language_model_path, readable
 from topk_lib.training.corpus import cut_blocks, mask_tokens, token_ids
 
 __all__ = [
@@ -36,33 +36,45 @@ __all__ = [
 ]
 
 
-def _path(settings: Any) -> str:
-    named = settings.start
-    return encoder_path(named) if settings.objective == "masked" else language_model_path(named)
+def start_path(objective: str, start: str) -> str:
+    """The hub name or folder of a model to train further."""
+    return encoder_path(start) if objective == "masked" else language_model_path(start)
 
 
-def given_tokenizer(settings: Any) -> Any:
-    path = _path(settings)
-    return AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir())
+def given_tokenizer(objective: str, start: str, length: int) -> Any:
+    """The tokenizer of a model to train further, once it is clear that the model can be.
+
+    Raises:
+        OSError: nothing is there under that name, or it is not whole.
+        ValueError: it is no BERT (masked), or reads less than ``length`` tokens.
+    """
+    path = start_path(objective, start)
+    options: dict[str, Any] = {"local_files_only": Path(path).is_dir(), "trust_remote_code": False}
+    with errors_only():
+        with readable(path, "config.json"):
+            config = AutoConfig.from_pretrained(path, **options)
+        with readable(path, "tokenizer.json"):
+            tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    if objective == "masked" and config.model_type != "bert":
+        raise ValueError(f"{start} is of the kind {config.model_type!r}: to train further takes a BERT")
+    if length > config.max_position_embeddings:
+        raise ValueError(
+            f"length {length} is more than the {config.max_position_embeddings} tokens that {start} reads"
+        )
+    return tokenizer
 
 
 def new_model(settings: Any, tokenizer: Any) -> Any:
     """A new model, or the one to go on from; attention by matrix products trains faster than fused here."""
     s = settings
     if s.start is not None:
-        path = _path(s)
-        kind: Any = AutoModelForMaskedLM if s.objective == "masked" else AutoModelForCausalLM
-        with errors_only():
-            model = kind.from_pretrained(
+        path = start_path(s.objective, s.start)
+        kind: Any = BertForMaskedLM if s.objective == "masked" else AutoModelForCausalLM
+        with errors_only(), readable(path, "model.safetensors"):
+            return kind.from_pretrained(
                 path, use_safetensors=True, attn_implementation="eager", dtype=torch.float32,
-                local_files_only=Path(path).is_dir(),
+                local_files_only=Path(path).is_dir(), trust_remote_code=False,
             )  # fmt: skip
-        if s.objective == "masked" and not isinstance(model, BertForMaskedLM):
-            raise ValueError(f"{s.start} is a {type(model).__name__}: to train further takes a BERT")
-        most = model.config.max_position_embeddings
-        if s.length > most:
-            raise ValueError(f"length {s.length} is more than the {most} tokens that {s.start} reads")
-        return model
     common: dict[str, Any] = {
         "vocab_size": len(tokenizer), "hidden_size": s.hidden_size, "num_hidden_layers": s.layers,
         "num_attention_heads": s.heads, "intermediate_size": 4 * s.hidden_size,

@@ -169,28 +169,34 @@ def pretrain(
             f"batch_size {settings.batch_size} cannot be shared by {state.num_processes} processes"
         )
     folder = places.named(output)
-    with places.claimed(folder) if state.is_main_process else nullcontext():
+    tokenizer = None
+    if settings.start is not None:
+        tokenizer = given_tokenizer(settings.objective, settings.start, settings.length)
+    with places.claimed(folder, places.PRETRAINING) if state.is_main_process else nullcontext():
         _check_settings(folder, settings)
-        where = folder / "corpus" if corpus is None else Path(corpus)
         with state.main_process_first():
-            tokenizer = None if settings.start is None else given_tokenizer(settings)
             ids = prepare_corpus(
-                where, stream_texts(source, splits=splits), length=settings.length,
+                folder / "corpus" if corpus is None else Path(corpus),
+                stream_texts(source, splits=splits), length=settings.length,
                 vocabulary=settings.vocabulary, objective=settings.objective,
                 held_out=settings.held_out, tokenizer=tokenizer,
             )  # fmt: skip
-        if state.is_main_process and not quiet:
-            skipped = f", {ids.about['empty']:,} empty ones left out" if ids.about["empty"] else ""
-            print(
-                f"{ids.about['texts']:,} texts from {ids.about['source']} ({ids.about['tokens']:,} tokens"
-                f"{skipped}), {ids.about['held_out']:,} held out"
-            )
         if state.is_main_process:
-            places.write_fields(folder / places.SETTINGS, _kept(settings))
+            places.write_fields(folder / places.PRETRAINING, _kept(settings))
+            if not quiet:
+                print(_told(ids.about))
         loop = Loop(folder, settings, ids, state, quiet)
         for end in settings.ends:
             made = loop.snapshot(end)
     return PretrainResult(made["folder"], made["metrics"], asdict(settings), ids.about, made["losses"])
+
+
+def _told(about: dict[str, Any]) -> str:
+    empty = f", {about['empty']:,} empty ones left out" if about["empty"] else ""
+    return (
+        f"{about['texts']:,} texts from {about['source']} ({about['tokens']:,} tokens{empty}), "
+        f"{about['held_out']:,} held out"
+    )
 
 
 def _kept(settings: PretrainSettings) -> dict[str, Any]:
@@ -201,7 +207,7 @@ def _kept(settings: PretrainSettings) -> dict[str, Any]:
 
 
 def _check_settings(folder: Path, settings: PretrainSettings) -> None:
-    path = folder / places.SETTINGS
+    path = folder / places.PRETRAINING
     if not path.is_file():
         return
     before, now = places.read_fields(path), _kept(settings)
