@@ -212,7 +212,7 @@ def pretrain(
     mask_rate: float = 0.15,
     held_out: Annotated[int, typer.Option(help="Texts to measure on.")] = 1000,
     seed: int = 0,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     quiet: bool = False,
     as_json: AsJson = False,
 ) -> None:

@@ -215,6 +215,7 @@ def test_a_corpus_that_is_none_is_refused_and_leaves_nothing(tmp_path: Path, tex
         ({"steps": 5, "snapshots": "a"}, ValueError, "snapshots must look like"),
         ({"steps": 5, "heads": 3}, ValueError, "hidden_size 16 must be shared by 3 heads"),
         ({"steps": 5, "mask_rate": 0.0}, ValueError, "mask_rate must be above 0"),
+        ({"steps": 5, "precision": "fp16"}, ValueError, "precision must be auto, fp32 or bf16, got 'fp16'"),
         ({"steps": 5, "objective": "next"}, ValueError, "objective must be masked or causal"),
         ({"steps": 5, "width": 3}, TypeError, "pretrain has no option 'width'"),
         ({"steps": 1, "start": "nowhere/at-all"}, OSError, "nowhere/at-all"),
@@ -233,6 +234,13 @@ def test_what_is_refused_leaves_nothing_behind(
 def test_other_settings_in_the_folder_are_refused(masked: Path) -> None:
     with pytest.raises(ValueError, match=r"other settings \(seed: 0 -> 1\): choose another output folder"):
         pretrain(masked, steps=40, **TINY | {"seed": 1})
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    pretrain(tmp_path / "a", steps=2, **TINY)
+    (tmp_path / "a" / "checkpoint.pt").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"checkpoint.pt is damaged \(.*\): delete it, and give the command"):
+        pretrain(tmp_path / "a", steps=4, **TINY)
 
 
 def test_an_encoder_is_trained_further(tiny_encoder: Path, tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ def checked(options: dict[str, Any]) -> PretrainSettings:
             f"hidden_size {s.hidden_size} must be shared by {s.heads} heads in even numbers: "
             f"take {2 * s.heads * max(1, round(s.hidden_size / (2 * s.heads)))}"
         )
+    if s.precision == "fp16":
+        raise ValueError("precision must be auto, fp32 or bf16, got 'fp16', which needs its losses scaled")
     if s.length < 4:
         raise ValueError(f"length must be at least 4, got {s.length}")
     return s
@@ -152,7 +154,7 @@ def pretrain(
             - ``steps`` or ``minutes`` (processor time of all processes): how long. ``snapshots``: where
               else to save a model, as "0,1,3"; 0 is the start.
             - ``learning_rate`` (the highest), ``warmup`` (steps), ``decay`` (share of a run), ``mask_rate``,
-              ``seed``, ``precision`` as in :func:`~topk_lib.training.finetune`.
+              ``seed``, ``precision`` ("fp32", "bf16" or "auto").
             - ``held_out``: texts to measure on; see :func:`~topk_lib.training.corpus.prepare_corpus`.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import pickle
 import shutil
 import time
 from collections.abc import Callable
@@ -47,11 +48,11 @@ class Loop:
         set_seed(settings.seed)
         self.model = new_model(settings, ids.tokenizer).to(state.device).train()
         self.optimiser = _optimiser(self.model, settings)
-        self.precision = fastest(settings.precision)
+        self.kind = torch.bfloat16 if fastest(settings.precision) == "bf16" else None
         self.step, self.seconds, self.wall = 0, 0.0, 0.0
         self.losses: list[tuple[int, float, float]] = []
         if (folder / _CHECKPOINT).is_file():
-            self._take(torch.load(folder / _CHECKPOINT, map_location="cpu", weights_only=True))
+            self._take(_read(folder / _CHECKPOINT))
 
     @property
     def clock(self) -> float:
@@ -122,8 +123,7 @@ class Loop:
             print(f"step {self.step:,}, {self.seconds / 60:.1f} min: loss {loss_now:.3f}", flush=True)
 
     def _autocast(self) -> Any:
-        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        return torch.autocast(self.state.device.type, kind, enabled=kind is not None)
+        return torch.autocast(self.state.device.type, self.kind, enabled=self.kind is not None)
 
     def _given(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
@@ -179,6 +179,14 @@ class Loop:
         size = max(1, math.ceil(len(self.losses) / _POINTS))
         few = [self.losses[i : i + size] for i in range(0, len(self.losses), size)]
         return [[some[-1][0], some[-1][1], sum(p[2] for p in some) / len(some)] for some in few]
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise places.damaged(checkpoint, str(error).splitlines()[0]) from error
+    return found
 
 
 def _optimiser(model: Any, settings: Any) -> torch.optim.Optimizer:
