@@ -9,17 +9,23 @@ from topk_lib.data.reviews import (
     source_of,
     train_and_eval,
 )
+from topk_lib.data.sets import SETS, load_set
+from topk_lib.data.stream import TextStream, stream_texts
 from topk_lib.data.texts import as_texts
 
 __all__ = [
     "CORPUS_FILE",
     "EMBEDDED",
+    "SETS",
     "Labels",
+    "TextStream",
     "as_texts",
     "fingerprint",
     "labels_of",
     "load_reviews",
+    "load_set",
     "match_labels",
     "source_of",
+    "stream_texts",
     "train_and_eval",
 ]

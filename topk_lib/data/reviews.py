@@ -33,7 +33,7 @@ _BREAKS = re.compile(r"\s*(?:<br\s*/?>\s*)+", re.IGNORECASE)
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
+def no_bars() -> Iterator[None]:
     shown = datasets.are_progress_bars_disabled() is False
     datasets.disable_progress_bars()
     try:
@@ -43,7 +43,7 @@ def _no_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-@_no_bars()
+@no_bars()
 def load_reviews(
     source: str | Path | None = None,
     *,
@@ -82,13 +82,18 @@ def load_reviews(
         ValueError: no such split or column, an empty split, a broken file, a review without label, n < 1.
     """
     rows, label = _load(source, split)
-    data = _checked(rows, label, split, _is_imdb(source, label))
+    data = checked(rows, label, split, _is_imdb(source, label))
     if n is not None:
-        data = _draw(data, n, seed, label)
+        data = draw(data, n, seed, label)
     data.info.description = label
     if not quiet:
-        print(f"{len(data):,} reviews ({_counted(data)}) from {label}, split {split}")
+        print(f"{len(data):,} reviews ({counted(data)}) from {label}, split {split}")
     return data
+
+
+def breaks_to_newlines(text: str) -> str:
+    """A text with its HTML line breaks turned into newlines."""
+    return _BREAKS.sub("\n", text)
 
 
 def source_of(reviews: Dataset) -> str:
@@ -104,7 +109,7 @@ def fingerprint(reviews: Dataset) -> str:
     return digest.hexdigest()[:16]
 
 
-@_no_bars()
+@no_bars()
 def train_and_eval(
     source: str | Path | None = None,
     *,
@@ -139,9 +144,9 @@ def train_and_eval(
         if shared and evaluate_on == "dev" and not quiet:
             print(f"{shared:,} of the dev texts stand in the training split, too")
     if n_train is not None:
-        train = _draw(train, n_train, seed, label)
+        train = draw(train, n_train, seed, label)
     if n_eval is not None:
-        held_out = _draw(held_out, n_eval, 0, label)
+        held_out = draw(held_out, n_eval, 0, label)
     return train, held_out
 
 
@@ -172,12 +177,12 @@ def _hold_out(train: Dataset, label: str) -> tuple[Dataset, Dataset]:
         out = set(held_out["text"])
         return train.select([i for i, text in enumerate(train["text"]) if text not in out])
 
-    held_out = _draw(train, len(train) // 5, _DEV_SEED, label)
+    held_out = draw(train, len(train) // 5, _DEV_SEED, label)
     left = without(held_out)
     if len(left) < 0.75 * len(train):  # many copies: draw among different texts
         first = {text: i for i, text in reversed(list(enumerate(train["text"])))}
         different = train.select(sorted(first.values()))
-        held_out = _draw(different, max(1, len(different) // 5), _DEV_SEED, label)
+        held_out = draw(different, max(1, len(different) // 5), _DEV_SEED, label)
         left = without(held_out)
     if labels_of(train).problem == CLASS and set(left["label"]) < set(train["label"]):
         raise ValueError(
@@ -261,7 +266,7 @@ def _embedded(split: str) -> Rows:
     return Rows([row["text"] for row in chosen], [row["label"] for row in chosen], None)
 
 
-def _checked(rows: Rows, label: str, split: str, imdb: bool) -> Dataset:
+def checked(rows: Rows, label: str, split: str, imdb: bool) -> Dataset:
     where = f"{label}, split {split}"
     if not rows.texts:
         raise ValueError(f"{where}, is empty: at least one review is needed")
@@ -272,10 +277,10 @@ def _checked(rows: Rows, label: str, split: str, imdb: bool) -> Dataset:
     values, labels = read_labels(rows.labels, rows.names, where)
     if imdb and labels == Labels(CLASS, ("0", "1")):
         labels = Labels(CLASS, IMDB_NAMES)
-    return with_labels([_BREAKS.sub("\n", text) for text in texts], values, labels)
+    return with_labels([breaks_to_newlines(text) for text in texts], values, labels)
 
 
-def _counted(data: Dataset) -> str:
+def counted(data: Dataset) -> str:
     labels = labels_of(data)
     if labels.problem == NUMBER:
         return f"labels from {min(data['label']):g} to {max(data['label']):g}"
@@ -289,7 +294,7 @@ def _counted(data: Dataset) -> str:
     )
 
 
-def _draw(data: Dataset, n: int, seed: int, label: str) -> Dataset:
+def draw(data: Dataset, n: int, seed: int, label: str) -> Dataset:
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     n = min(n, len(data))
