@@ -76,8 +76,8 @@ def check_lora_merge(merge: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -
         if not torch.equal(given, w):
             return "Almost: the result is right, but W itself was changed; to take the task out, you need it."
         return "Right: the same answers from one matrix, at the cost of none."
-    for wrong, hint in ((w + b @ a, "the scale is missing"), (0.5 * b @ a, "W itself is missing"), (w, "that is W alone"),
-                        (w - 0.5 * b @ a, "add the product")):  # fmt: skip
+    for wrong, hint in ((w + b @ a, "the scale is missing"), (0.5 * b @ a, "W itself is missing"),
+                        (w, "that is W alone"), (w - 0.5 * b @ a, "add the product")):  # fmt: skip
         if torch.allclose(got, wrong, atol=1e-4):
             return f"Not yet: {hint}."
     return (
