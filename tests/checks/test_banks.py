@@ -18,7 +18,8 @@ from topk_lib import checks, hard_topk, soft_topk_threshold
 from topk_lib.checks import five_ways
 
 # Their banks are in tests/checks/test_gpu.py (kernels need a file of their own) and test_finetuning.py.
-ELSEWHERE = {"check_mask_kernel", "check_rate", "check_step", "check_steps", "check_train"}
+ELSEWHERE = {"check_beats", "check_evaluate", "check_mask_kernel", "check_rate", "check_step", "check_steps",
+             "check_train"}  # fmt: skip
 
 
 def choose_by_sort(scores: Tensor, k: int, dim: int) -> Tensor:

@@ -1,6 +1,13 @@
 """Instant checks of exercises: each says what is right, or what is wrong and how to see it."""
 
-from topk_lib.checks.finetuning import check_rate, check_step, check_steps, check_train
+from topk_lib.checks.finetuning import (
+    check_beats,
+    check_evaluate,
+    check_rate,
+    check_step,
+    check_steps,
+    check_train,
+)
 from topk_lib.checks.five_ways import (
     check_cheaper,
     check_encoder_flops,
@@ -58,6 +65,7 @@ from topk_lib.checks.whole_picture import check_again, check_order, check_saving
 
 __all__ = [
     "check_again",
+    "check_beats",
     "check_best_block",
     "check_bytes",
     "check_chance",
@@ -69,6 +77,7 @@ __all__ = [
     "check_coverage",
     "check_distinct",
     "check_encoder_flops",
+    "check_evaluate",
     "check_exp_threshold",
     "check_expert_choice",
     "check_f1",

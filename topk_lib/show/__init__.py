@@ -4,7 +4,7 @@ from topk_lib.show.budget import CHOICES, SIZES, Cost, cost, cost_change, cost_o
 from topk_lib.show.explore import Explorer, explore
 from topk_lib.show.figures import accuracy_by_k, accuracy_by_speed, accuracy_ranked, style, token_weights
 from topk_lib.show.hard import bits_deciding, counted_work
-from topk_lib.show.learning import learning
+from topk_lib.show.learning import by_epoch, learning
 from topk_lib.show.narrowing import narrowing
 from topk_lib.show.palette import DROPPED, KEPT, SOFT
 from topk_lib.show.reading import reading
@@ -27,6 +27,7 @@ __all__ = [
     "accuracy_by_speed",
     "accuracy_ranked",
     "bits_deciding",
+    "by_epoch",
     "bytes_moved",
     "cost",
     "cost_change",
