@@ -193,10 +193,10 @@ def test_beats() -> None:
 
     assert check(until_dev_rises).startswith("Right: a loss of")
     assert "as much as where it goes on" in check(baseline)
-    assert "where it goes on for too long it is" in check(far_too_long)
+    assert "where it goes on" in check(far_too_long)
     assert "but a coin has 0.693" in check(untrained)
-    assert "not a Tensor" in check(lambda x, *_: x)  # type: ignore[arg-type, return-value]
-    assert "returns nothing" in check(lambda *_: None)  # type: ignore[arg-type, return-value]
+    assert "not a Tensor" in check(lambda x, *_: x)
+    assert "returns nothing" in check(lambda *_: None)  # type: ignore[arg-type]
 
 
 def test_beats_on_the_learners_own_features_gives_away_no_new_text() -> None:

@@ -37,6 +37,8 @@ def test_each_held_out_text_needs_its_label() -> None:
 
 def test_each_epoch_has_its_loss_and_its_accuracy() -> None:
     figure = show.by_epoch({"training": [(0.6, 0.7), (0.2, 1.0)], "held out": [(0.7, 0.5)]})
+    losses: Any
+    accuracies: Any
     losses, accuracies = (axes.lines for axes in figure.axes)
     assert [list(line.get_ydata()) for line in losses] == [[0.6, 0.2], [0.7]]
     assert [list(line.get_ydata()) for line in accuracies] == [[70, 100], [50]]

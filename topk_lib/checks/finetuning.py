@@ -155,7 +155,7 @@ def check_evaluate(evaluate: Callable[[nn.Module, Batches], float]) -> str:
     for why, wrong in mistakes.items():
         if any(close(got, value) for value in wrong):
             return f"Not yet: {why}."
-    return f"Not yet: of six reviews in batches of five and one, four are right, a share of 0.6667; yours is {got:.4g}."
+    return f"Not yet: four of six reviews (batches of five and one) are right, 0.6667; yours is {got:.4g}."
 
 
 class _Mirror(nn.Module):
@@ -203,12 +203,12 @@ def check_beats(
     coin = math.log(int(y.max()) + 1)
     if loss < min(baseline, coin):
         return (
-            f"Right: a loss of {loss:.3f} on new reviews, and {baseline:.3f} where it goes on for too long."
+            f"Right: a loss of {loss:.3f} on new reviews, and {baseline:.3f} where it goes on too long."
         )
     if math.isclose(loss, baseline, rel_tol=1e-4):
-        return f"Not yet: a loss of {loss:.3f} on new reviews, as much as where it goes on for too long."
+        return f"Not yet: a loss of {loss:.3f} on new reviews, as much as where it goes on too long."
     if loss >= baseline:
-        return f"Not yet: a loss of {loss:.3f} on new reviews; where it goes on for too long it is {baseline:.3f}."
+        return f"Not yet: a loss of {loss:.3f} on new reviews, and {baseline:.3f} where it goes on too long."
     return f"Not yet: a loss of {loss:.3f} on new reviews is below {baseline:.3f}, but a coin has {coin:.3f}."
 
 
