@@ -194,7 +194,7 @@ def test_beats() -> None:
     assert check(until_dev_rises).startswith("Right: a loss of")
     assert "as much as where it goes on" in check(baseline)
     assert "where it goes on" in check(far_too_long)
-    assert "but a coin has 0.693" in check(untrained)
+    assert "a coin 0.693" in check(untrained)
     assert "not a Tensor" in check(lambda x, *_: x)
     assert "returns nothing" in check(lambda *_: None)  # type: ignore[arg-type]
 
@@ -203,10 +203,21 @@ def test_beats_on_the_learners_own_features_gives_away_no_new_text() -> None:
     x, y, new_x, new_y = finetuning._noisy()
     seen: list[Tensor] = []
 
-    def train(*given: Tensor) -> torch.nn.Module:
+    def slowly(*given: Tensor) -> torch.nn.Module:
         seen.extend(given)
-        return finetuning.too_long(given[0], given[1])
+        return finetuning.too_long(given[0], given[1], epochs=15)
 
-    assert "as much as" in checks.check_beats(train, x + 1, y, new_x + 1, new_y)
-    assert [len(part) for part in seen] == [60, 60, 30, 30]
-    assert torch.equal(torch.cat([seen[0], seen[2]]), x + 1)
+    assert checks.check_beats(slowly, 2 * x, y, 2 * new_x, new_y).startswith("Right")
+    assert [len(part) for part in seen[4:]] == [60, 60, 30, 30]
+    assert torch.equal(torch.cat([seen[4], seen[6]]), 2 * x)
+
+
+def test_beats_judges_by_the_learners_own_features_too() -> None:
+    x, y, new_x, new_y = finetuning._noisy()
+
+    def on_few_only(x: Tensor, y: Tensor, *_: Tensor) -> torch.nn.Module:
+        return finetuning.too_long(x, y, epochs=15 if x.shape[1] == 20 else 300)
+
+    assert checks.check_beats(on_few_only).startswith("Right")
+    wide = [torch.cat([part, part[:, :1]], 1) for part in (x, new_x)]
+    assert "as much as" in checks.check_beats(on_few_only, wide[0], y, wide[1], new_y)

@@ -183,14 +183,21 @@ def check_beats(
 
     Args:
         train: train(x, y, dev_x, dev_y) to a model whose ``model(x)`` is logits (n, classes).
-        x: (n, d) the features of texts, two thirds to learn from and one to choose by; a small noisy problem
-            otherwise, as for the other three.
+        x: (n, d) the features of texts, two thirds to learn from and one to choose by. Before these comes a
+            small noisy problem of the check's own, on which a coin is to be beaten as well.
         y: (n,) their classes.
         new_x: (m, d) the features of texts that ``train`` does not get.
         new_y: (m,) their classes.
     """
-    if x is None or y is None or new_x is None or new_y is None:
-        x, y, new_x, new_y = _noisy()
+    said = _beats(train, *_noisy(), beat_coin=True)
+    if said.startswith("Right") and None not in (x, y, new_x, new_y):
+        said = _beats(train, x, y, new_x, new_y)  # type: ignore[arg-type]
+    return said
+
+
+def _beats(
+    train: Train, x: Tensor, y: Tensor, new_x: Tensor, new_y: Tensor, *, beat_coin: bool = False
+) -> str:
     cut = 2 * len(x) // 3
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -199,17 +206,16 @@ def check_beats(
         model = train(x[:cut].clone(), y[:cut].clone(), x[cut:].clone(), y[cut:].clone())
     if not isinstance(model, nn.Module):
         return f"Not yet: return the trained model, not a {type(model).__name__}."
-    loss = _loss(model, new_x, new_y)
-    coin = math.log(int(y.max()) + 1)
-    if loss < min(baseline, coin):
-        return (
-            f"Right: a loss of {loss:.3f} on new reviews, and {baseline:.3f} where it goes on too long."
-        )
+    loss, coin = _loss(model, new_x, new_y), math.log(int(y.max()) + 1)
     if math.isclose(loss, baseline, rel_tol=1e-4):
-        return f"Not yet: a loss of {loss:.3f} on new reviews, as much as where it goes on too long."
-    if loss >= baseline:
-        return f"Not yet: a loss of {loss:.3f} on new reviews, and {baseline:.3f} where it goes on too long."
-    return f"Not yet: a loss of {loss:.3f} on new reviews is below {baseline:.3f}, but a coin has {coin:.3f}."
+        return f"Not yet: a loss of {loss:.3f} on new texts, as much as where it goes on too long."
+    if not loss < baseline:
+        return f"Not yet: a loss of {loss:.3f} on new texts, and {baseline:.3f} where it goes on too long."
+    if beat_coin and not loss < coin:
+        return (
+            f"Not yet: on an easy problem of the check's own it has a loss of {loss:.3f}, a coin {coin:.3f}."
+        )
+    return f"Right: a loss of {loss:.3f} on new texts, and {baseline:.3f} where it goes on too long."
 
 
 def too_long(x: Tensor, y: Tensor, epochs: int = 300) -> nn.Module:
@@ -232,7 +238,7 @@ def _loss(model: nn.Module, x: Tensor, y: Tensor) -> float:
 def _noisy() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(290, 20, generator=generator)
-    lean = x @ torch.randn(20, generator=generator) / 2
+    lean = x @ torch.randn(20, generator=generator)
     y = (torch.rand(290, generator=generator) < lean.sigmoid()).long()
     return x[:90], y[:90], x[90:], y[90:]
 
