@@ -71,10 +71,11 @@ class Finding(NamedTuple):
             if self.seeds < 6
             else f"{self.seeds} seeds"
         )
-        at = f"tested at k = {listed(self.ks)}"
+        at = f"tested at k = {listed(self.ks)}" if self.ks else ""
         if self.seeds < ENOUGH:
-            return f"undecided, {count} where {_NUMBERS[ENOUGH]} are needed: so far {self.answer} ({at})"
-        return f"{self.answer} ({at}, {count})"
+            start = f"undecided, {count} where {_NUMBERS[ENOUGH]} are needed: so far {self.answer}"
+            return f"{start} ({at})" if at else start
+        return f"{self.answer} ({at}{', ' * bool(at)}{count})"
 
     @property
     def short(self) -> str:
