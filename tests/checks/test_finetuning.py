@@ -216,7 +216,7 @@ def test_beats_judges_by_the_learners_own_features_too() -> None:
     x, y, new_x, new_y = finetuning._noisy()
 
     def on_few_only(x: Tensor, y: Tensor, *_: Tensor) -> torch.nn.Module:
-        return finetuning.too_long(x, y, epochs=15 if x.shape[1] == 20 else 100)
+        return finetuning.too_long(x, y, epochs=15 if x.shape[1] == 40 else 100)
 
     assert checks.check_beats(on_few_only).startswith("Right")
     wide = [torch.cat([part, part[:, :1]], 1) for part in (x, new_x)]

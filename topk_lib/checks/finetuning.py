@@ -237,8 +237,8 @@ def _loss(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 def _noisy() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(290, 20, generator=generator)
-    lean = x @ torch.randn(20, generator=generator)
+    x = torch.randn(290, 40, generator=generator)
+    lean = x @ torch.randn(40, generator=generator)
     y = (torch.rand(290, generator=generator) < lean.sigmoid()).long()
     return x[:90], y[:90], x[90:], y[90:]
 
