@@ -7,7 +7,14 @@ from topk_lib.checks.a_few_parameters import (
     check_lora_merge,
     check_lora_size,
 )
-from topk_lib.checks.finetuning import check_rate, check_step, check_steps, check_train
+from topk_lib.checks.finetuning import (
+    check_beats,
+    check_evaluate,
+    check_rate,
+    check_step,
+    check_steps,
+    check_train,
+)
 from topk_lib.checks.five_ways import (
     check_cheaper,
     check_encoder_flops,
@@ -89,6 +96,7 @@ from topk_lib.checks.whole_picture import check_again, check_order, check_saving
 __all__ = [
     "check_again",
     "check_agreement",
+    "check_beats",
     "check_best_block",
     "check_best_in_order",
     "check_bitfit",
@@ -105,6 +113,7 @@ __all__ = [
     "check_coverage",
     "check_distinct",
     "check_encoder_flops",
+    "check_evaluate",
     "check_exp_threshold",
     "check_expert_choice",
     "check_f1",
