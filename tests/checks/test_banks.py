@@ -17,8 +17,11 @@ from torch import Tensor
 from topk_lib import checks, hard_topk, soft_topk_threshold
 from topk_lib.checks import five_ways
 
-# Their banks are in tests/checks/test_gpu.py (kernels need a file of their own) and test_finetuning.py.
-ELSEWHERE = {"check_mask_kernel", "check_rate", "check_step", "check_steps", "check_train"}
+# Their banks are in tests/checks/test_gpu.py (kernels need a file of their own), test_finetuning.py,
+# and test_pretraining.py.
+ELSEWHERE = {"check_mask_kernel", "check_rate", "check_step", "check_steps", "check_train",
+             "check_hidden", "check_merge_step", "check_next_labels", "check_pretrained",
+             "check_unigram_entropy"}  # fmt: skip
 
 
 def choose_by_sort(scores: Tensor, k: int, dim: int) -> Tensor:

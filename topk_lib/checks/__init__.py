@@ -35,6 +35,13 @@ from topk_lib.checks.mathematics import (
     check_weight_gradient,
 )
 from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.pretraining import (
+    check_hidden,
+    check_merge_step,
+    check_next_labels,
+    check_pretrained,
+    check_unigram_entropy,
+)
 from topk_lib.checks.soft_selection import (
     check_chance,
     check_corrected,
@@ -70,6 +77,7 @@ __all__ = [
     "check_exp_threshold",
     "check_expert_choice",
     "check_f1",
+    "check_hidden",
     "check_keep_negation",
     "check_key_to_float",
     "check_left_out",
@@ -77,10 +85,13 @@ __all__ = [
     "check_mask_kernel",
     "check_mcnemar",
     "check_merge_parts",
+    "check_merge_step",
     "check_middle_scores",
     "check_never_nan",
+    "check_next_labels",
     "check_pieces",
     "check_presence",
+    "check_pretrained",
     "check_rate",
     "check_recall_accuracy",
     "check_rows_mask",
@@ -100,5 +111,6 @@ __all__ = [
     "check_tie_mask",
     "check_train",
     "check_two_token_jacobian",
+    "check_unigram_entropy",
     "check_weight_gradient",
 ]
