@@ -61,8 +61,10 @@ from topk_lib.checks.vocabulary import (
     check_pieces,
     check_share_after,
 )
+from topk_lib.checks.whole_picture import check_again, check_order, check_saving, check_where
 
 __all__ = [
+    "check_again",
     "check_best_block",
     "check_bytes",
     "check_chance",
@@ -89,6 +91,7 @@ __all__ = [
     "check_middle_scores",
     "check_never_nan",
     "check_next_labels",
+    "check_order",
     "check_pieces",
     "check_presence",
     "check_pretrained",
@@ -96,6 +99,7 @@ __all__ = [
     "check_recall_accuracy",
     "check_rows_mask",
     "check_sampling_probabilities",
+    "check_saving",
     "check_score_gradient",
     "check_share_after",
     "check_share_budgets",
@@ -113,4 +117,5 @@ __all__ = [
     "check_two_token_jacobian",
     "check_unigram_entropy",
     "check_weight_gradient",
+    "check_where",
 ]
