@@ -15,7 +15,7 @@ def texts(labels: Any) -> list[str]:
 
 def test_losses_levels_and_guesses() -> None:
     guesses = [("film", 0.5), ("time", 0.2)]
-    figure: Any = show.filling(
+    figure: Any = show.guessing(
         {"a": [3.0, 1.0, 2.0]}, {"unigram": 2.5}, 2, guesses, most=0.6, window=2
     )  # fmt: skip
     upper, lower = figure.axes
@@ -28,7 +28,7 @@ def test_losses_levels_and_guesses() -> None:
     assert [bar.get_width() for bar in lower.patches] == [0.5, 0.2]
     assert texts(lower.get_yticklabels()) == ["film", "time"]
     assert lower.get_xlim() == (0, 0.6)
-    assert len(show.filling({"a": [1.0]}, {}).axes) == 1
+    assert len(show.guessing({"a": [1.0]}, {}).axes) == 1
 
 
 def test_stages_are_equally_far_apart_and_means_of_their_seeds() -> None:

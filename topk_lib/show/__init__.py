@@ -7,7 +7,7 @@ from topk_lib.show.hard import bits_deciding, counted_work
 from topk_lib.show.learning import learning
 from topk_lib.show.narrowing import narrowing
 from topk_lib.show.palette import DROPPED, KEPT, SOFT
-from topk_lib.show.pretraining import by_stage, filling
+from topk_lib.show.pretraining import by_stage, guessing
 from topk_lib.show.reading import reading
 from topk_lib.show.relaxation import curves, jacobian, threshold_curve
 from topk_lib.show.roofline import CARDS, bytes_moved, share_of_bandwidth, time_limits
@@ -36,7 +36,7 @@ __all__ = [
     "counted_work",
     "curves",
     "explore",
-    "filling",
+    "guessing",
     "jacobian",
     "kept_text",
     "learning",

@@ -1,4 +1,4 @@
-"""How a language model learns: its loss, what it fills a gap with, and what snapshots of it can do."""
+"""How a language model learns: its loss, what it expects next, and what snapshots of it can do."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from topk_lib.show.figures import style
 from topk_lib.show.palette import CURVES, MARKERS
 
-__all__ = ["by_stage", "filling"]
+__all__ = ["by_stage", "guessing"]
 
 _DASHES = (":", "--", "-.")
 
 
-def filling(
+def guessing(
     losses: Mapping[str, Sequence[float]],
     levels: Mapping[str, float],
     at: int | None = None,
@@ -24,7 +24,7 @@ def filling(
     most: float = 1.0,
     window: int = 20,
 ) -> Figure:
-    """Draw the loss of each step of language models, and below it what one puts into a gap at one of them.
+    """Draw the loss of each step of language models, and below it what one expects at one of them.
 
     Args:
         losses: for each model's name the loss of every step, in nats; the steps faint, the mean of the last
@@ -61,7 +61,7 @@ def filling(
         lower.set_yticks(places, [token for token, _ in guesses])
         lower.invert_yaxis()
         lower.set_xlim(0, most)
-        lower.set_xlabel("probability of filling the gap")
+        lower.set_xlabel("probability")
     plt.close(figure)
     return figure
 
