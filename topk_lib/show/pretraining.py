@@ -99,17 +99,19 @@ def by_stage(
     for axes, (ylabel, curves) in zip(rows[:, 0], panels.items(), strict=True):
         for name, points in curves.items():
             i = names.index(name)
+            colour = CURVES[i] if i < len(CURVES) else "#555555"
             here = [stage for stage in stages if points.get(stage)]
             at = [stages.index(stage) for stage in here]
             means = [sum(points[stage]) / len(points[stage]) for stage in here]
-            handles[name] = axes.plot(at, means, f"{MARKERS[i % 6]}-", color=CURVES[i % 6])[0]
+            handles[name] = axes.plot(at, means, f"{MARKERS[i % 6]}-", color=colour)[0]
             for x, stage in zip(at, here, strict=True):
                 if len(points[stage]) > 1:
-                    axes.plot([x] * len(points[stage]), points[stage], "_", color=CURVES[i % 6], markersize=9)
+                    axes.plot([x] * len(points[stage]), points[stage], "_", color=colour, markersize=9)
         for j, (name, value) in enumerate((lines or {}).get(ylabel, {}).items()):
             handles[name] = axes.axhline(value, color="#555555", linestyle=("--", ":", "-.")[j % 3])
         axes.set_ylabel(ylabel)
-    rows[-1, 0].set_xticks(range(len(stages)), stages)
+    steep = sum(map(len, stages)) > 30  # else the labels would run into each other
+    rows[-1, 0].set_xticks(range(len(stages)), stages, rotation=35 if steep else 0)
     rows[-1, 0].set_xlabel(xlabel)
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=10, frameon=False
