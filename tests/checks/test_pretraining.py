@@ -74,13 +74,13 @@ def test_hidden() -> None:
     assert "share of chosen tokens" in check(lambda i, s, r, m, t: hide(i, s, 0.15, m, t))
     assert "work on ids.clone()" in check(in_place)
     assert "bool tensor" in check(lambda *given: (hide(*given)[0], hide(*given)[1].long()))
-    assert "return two tensors" in check(lambda *given: hide(*given)[0])  # type: ignore[arg-type, return-value]
+    assert "return two tensors" in check(lambda *given: hide(*given)[0])  # type: ignore[arg-type]
     assert "nothing was chosen" in check(lambda i, *_: (i, torch.zeros_like(i).bool()))
     assert "same few" in check(always_nine)
     assert "a part of the vocabulary" in check(lambda *given: hide(*given, low=350))
     assert "not in the vocabulary" in check(lambda i, s, r, m, t: hide(i, s, r, m, 2 * t))
     assert "has changed; the loss" in check(leaking)
-    assert "the shape of ids" in check(lambda *given: tuple(part[0] for part in hide(*given)))  # type: ignore[arg-type, return-value]
+    assert "the shape of ids" in check(lambda *given: (hide(*given)[0][0], hide(*given)[1][0]))
     assert "same in every row" in check(same_rows)
 
 
@@ -147,7 +147,7 @@ def test_merge_step() -> None:
 
 
 def entropy(ids: Tensor) -> float:
-    p = ids.unique(return_counts=True)[1] / len(ids)
+    p = torch.tensor([*Counter(ids.tolist()).values()]) / len(ids)
     return float(-(p * p.log()).sum())
 
 
@@ -159,16 +159,16 @@ def test_unigram_entropy() -> None:
         return -(p * p.log()).sum()
 
     assert check(entropy) == "Right."
-    assert check(lambda ids: torch.distributions.Categorical(ids.bincount().double()).entropy()) == "Right."  # type: ignore[arg-type, return-value]
+    assert check(lambda ids: entropy(ids.flip(0).int())) == "Right."
     assert "0 times log 0" in check(by_bincount)  # type: ignore[arg-type]
     assert "in bits" in check(lambda ids: entropy(ids) / math.log(2))
-    assert "equal frequencies" in check(lambda ids: math.log(len(ids.unique())))
+    assert "equal frequencies" in check(lambda ids: math.log(len(set(ids.tolist()))))
     assert "minus sign" in check(lambda ids: -entropy(ids))
     assert "the mean" in check(lambda ids: len(ids) * entropy(ids))
     assert "perplexity" in check(lambda ids: math.exp(entropy(ids)))
     assert "number of tokens" in check(lambda ids: math.log(len(ids)))
     assert "with its frequency" in check(lambda ids: float(-(ids.bincount() / len(ids)).log().sum()))
-    assert "one type only" in check(lambda ids: entropy(ids) if len(ids.unique()) > 1 else 1)
+    assert "one type only" in check(lambda ids: entropy(ids) if len(set(ids.tolist())) > 1 else 1)
 
 
 def table(ids: Tensor, types: int, *, shift: int = 1, sharp: float = 1.0) -> Any:
