@@ -63,6 +63,13 @@ from topk_lib.checks.mathematics import (
     check_weight_gradient,
 )
 from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.pretraining import (
+    check_hidden,
+    check_merge_step,
+    check_next_labels,
+    check_pretrained,
+    check_unigram_entropy,
+)
 from topk_lib.checks.prompts import (
     check_agreement,
     check_best_in_order,
@@ -121,6 +128,7 @@ __all__ = [
     "check_forgetting",
     "check_head",
     "check_herding",
+    "check_hidden",
     "check_keep_negation",
     "check_key_to_float",
     "check_layer_cost",
@@ -134,8 +142,10 @@ __all__ = [
     "check_mcnemar",
     "check_memory",
     "check_merge_parts",
+    "check_merge_step",
     "check_middle_scores",
     "check_never_nan",
+    "check_next_labels",
     "check_next_probabilities",
     "check_order",
     "check_padding",
@@ -144,6 +154,7 @@ __all__ = [
     "check_pieces",
     "check_prefix",
     "check_presence",
+    "check_pretrained",
     "check_rate",
     "check_recall_accuracy",
     "check_reservoir",
@@ -167,6 +178,7 @@ __all__ = [
     "check_top_next",
     "check_train",
     "check_two_token_jacobian",
+    "check_unigram_entropy",
     "check_weight_gradient",
     "check_where",
     "check_word_score",

@@ -10,6 +10,7 @@ from topk_lib.show.learning import by_epoch, learning
 from topk_lib.show.narrowing import narrowing
 from topk_lib.show.palette import DROPPED, KEPT, SOFT
 from topk_lib.show.predicting import next_token, surprise, token_name
+from topk_lib.show.pretraining import by_stage, guessing
 from topk_lib.show.prompts import as_it_reads
 from topk_lib.show.reading import reading
 from topk_lib.show.relaxation import curves, jacobian, threshold_curve
@@ -36,6 +37,7 @@ __all__ = [
     "attention",
     "bits_deciding",
     "by_epoch",
+    "by_stage",
     "bytes_moved",
     "cost",
     "cost_change",
@@ -44,6 +46,7 @@ __all__ = [
     "curves",
     "explore",
     "fate_of_a_task",
+    "guessing",
     "jacobian",
     "kept_text",
     "learning",
