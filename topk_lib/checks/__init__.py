@@ -41,6 +41,7 @@ from topk_lib.checks.inside_a_transformer import (
     check_padding,
     check_prefix,
     check_rms_norm,
+)
 from topk_lib.checks.learning_on import (
     check_forgetting,
     check_herding,
@@ -75,12 +76,7 @@ from topk_lib.checks.soft_topk import (
     check_straight_through,
     check_threshold_search,
 )
-from topk_lib.checks.vocabulary import (
-    check_coverage,
-    check_merge_parts,
-    check_pieces,
-    check_share_after,
-)
+from topk_lib.checks.vocabulary import check_coverage, check_merge_parts, check_pieces, check_share_after
 from topk_lib.checks.what_it_predicts import (
     check_bits_per_character,
     check_character_model,
@@ -92,12 +88,11 @@ from topk_lib.checks.whole_picture import check_again, check_order, check_saving
 
 __all__ = [
     "check_again",
-    "check_best_block",
-    "check_bits_per_character",
     "check_agreement",
     "check_best_block",
     "check_best_in_order",
     "check_bitfit",
+    "check_bits_per_character",
     "check_bytes",
     "check_calibration",
     "check_chance",
@@ -113,9 +108,9 @@ __all__ = [
     "check_exp_threshold",
     "check_expert_choice",
     "check_f1",
-    "check_head",
     "check_few_shot",
     "check_forgetting",
+    "check_head",
     "check_herding",
     "check_keep_negation",
     "check_key_to_float",
@@ -134,16 +129,16 @@ __all__ = [
     "check_never_nan",
     "check_next_probabilities",
     "check_order",
-    "check_perplexity",
     "check_padding",
     "check_penalty",
+    "check_perplexity",
     "check_pieces",
     "check_prefix",
     "check_presence",
     "check_rate",
     "check_recall_accuracy",
-    "check_rms_norm",
     "check_reservoir",
+    "check_rms_norm",
     "check_rows_mask",
     "check_sampling_probabilities",
     "check_saving",
