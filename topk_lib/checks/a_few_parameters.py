@@ -77,7 +77,7 @@ def check_lora_merge(merge: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -
             return "Almost: the result is right, but W itself was changed; to take the task out, you need it."
         return "Right: the same answers from one matrix, at the cost of none."
     for wrong, hint in ((w + b @ a, "the scale is missing"), (0.5 * b @ a, "W itself is missing"),
-                        (w - 0.5 * b @ a, "add the product")):  # fmt: skip
+                        (w, "that is W alone"), (w - 0.5 * b @ a, "add the product")):  # fmt: skip
         if torch.allclose(got, wrong, atol=1e-4):
             return f"Not yet: {hint}."
     return (
@@ -102,7 +102,7 @@ def check_bitfit(freeze: Callable[[Any], Any]) -> str:
     """Check a learner's ``freeze(model)``: only the biases and ``classifier`` may stay trainable."""
     model = _Small()
     model.norm.bias.requires_grad_(False)  # as after another method
-    freeze(model)  # whatever it returns
+    freeze(model)
     free = {name for name, x in model.named_parameters() if x.requires_grad}
     right = {name for name, _ in model.named_parameters() if name.endswith("bias")} | {"classifier.weight"}
     if free == right:
