@@ -81,6 +81,7 @@ class Twin:
         markdown = re.sub(r"\{eq\}`([\w-]+)`", lambda m: f"({self.numbers[m[1]]})", markdown)
         markdown = re.sub(r"\{(?:prf:)?ref\}`([\w-]+)`", self._reference, markdown)
         markdown = re.sub(r"\{\w+\}`([^`<]+?)(?: *<[^>]+>)?`", lambda m: m[1], markdown)
+        markdown = re.sub(r'^( *click \w+ href "\w+)\.html"', r'\1.ipynb"', markdown, flags=re.MULTILINE)
         markdown = EQUATION.sub(lambda m: f"$$\n{m[1]} \\tag{{{self.numbers[m[2]]}}}\n$$", markdown)
         lines: list[str] = []
         ends: list[tuple[str, str]] = []  # for each open directive: its closing fence, what to write there

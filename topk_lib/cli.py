@@ -180,6 +180,86 @@ def finetune(
 
 
 @app.command()
+def pretrain(
+    output: Annotated[str, typer.Argument(help="Folder for the run. The same command resumes.")],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help='Texts: a folder, a .txt file with a text on each line, "hub" or "embedded". '
+            "[default: TOPK_IMDB, the hub, embedded]"
+        ),
+    ] = None,
+    splits: Annotated[
+        str | None, typer.Option(help='As "train,unsupervised". [default: all but test and dev]')
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Folder for the token ids, to share. [default: in OUTPUT]")
+    ] = None,
+    objective: Annotated[str, typer.Option(help="masked, or causal.")] = "masked",
+    start: Annotated[str | None, typer.Option(help="A model to train further: hub name or folder.")] = None,
+    steps: Annotated[int | None, typer.Option(help="How long: steps,")] = None,
+    minutes: Annotated[float | None, typer.Option(help="or minutes of processor time.")] = None,
+    snapshots: Annotated[str | None, typer.Option(help='Save a model there, too: "0,1,3".')] = None,
+    vocabulary: Annotated[int, typer.Option(help="Types of the tokenizer that is trained first.")] = 8192,
+    hidden_size: int = 96,
+    layers: int = 2,
+    heads: int = 3,
+    length: Annotated[int, typer.Option(help="Tokens of a block.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="Blocks of a step, over all processes.")] = 16,
+    learning_rate: float = 2e-3,
+    warmup: Annotated[int, typer.Option(help="Steps over which the learning rate rises.")] = 100,
+    decay: Annotated[float, typer.Option(help="Share of a run over which it falls.")] = 0.2,
+    mask_rate: float = 0.15,
+    held_out: Annotated[int, typer.Option(help="Texts to measure on.")] = 1000,
+    seed: int = 0,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    quiet: bool = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pretrain a small model from nothing on texts without labels, or an encoder further."""
+    from topk_lib import training
+
+    options: dict[str, Any] = {
+        "objective": objective,
+        "start": start,
+        "steps": steps,
+        "minutes": minutes,
+        "snapshots": snapshots,
+        "vocabulary": vocabulary,
+        "hidden_size": hidden_size,
+        "layers": layers,
+        "heads": heads,
+        "length": length,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "warmup": warmup,
+        "decay": decay,
+        "mask_rate": mask_rate,
+        "held_out": held_out,
+        "seed": seed,
+        "precision": precision,
+    }
+    with _one_sentence():
+        result = training.pretrain(
+            output,
+            source=source,
+            splits=None if splits is None else tuple(part.strip() for part in splits.split(",")),
+            corpus=corpus,
+            quiet=quiet or as_json,
+            **options,
+        )
+        if int(os.environ.get("RANK", "0")):
+            return
+        if as_json:
+            told = {"folder": str(result.folder), "settings": result.settings, "data": result.data}
+            print(json.dumps(result.metrics | told))
+            return
+        m = result.metrics
+        print(f"held-out loss {m['loss']:.3f} after {m['steps']:,} steps and {m['tokens']:,} tokens")
+        print(f"model and tokenizer are in {result.folder}")
+
+
+@app.command()
 def evaluate(
     folder: Folder,
     source: Source = None,

@@ -57,7 +57,10 @@ class VerdictRole(SphinxRole):  # type: ignore[misc]
 
 
 class Mermaid(SphinxDirective):  # type: ignore[misc]
-    """A Mermaid diagram, drawn in the browser by the script in ``_static/vendor``."""
+    """A Mermaid diagram, drawn in the browser by the script in ``_static/vendor``.
+
+    ``click NODE href "PAGE.html"`` makes a box lead to a page.
+    """
 
     has_content = True
     option_spec: ClassVar[dict[str, Any]] = {"alt": directives.unchanged_required}
@@ -67,7 +70,7 @@ class Mermaid(SphinxDirective):  # type: ignore[misc]
             raise self.error("a diagram needs :alt: that says what it shows")
         source = "\n".join(self.content)
         html = (
-            f'<div class="mermaid-box" role="img" aria-label="{escape(self.options["alt"])}">'
+            f'<div class="mermaid-box" role="figure" aria-label="{escape(self.options["alt"])}">'
             f'<pre class="mermaid">{escape(source, quote=False)}</pre></div>'
         )
         return [nodes.raw("", html, format="html")]

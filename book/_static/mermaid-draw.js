@@ -12,6 +12,9 @@ window.addEventListener("load", () => {
     for (let i = 0; i < diagrams.length; i++) {
       const { svg } = await mermaid.render(`diagram-${i}`, sources[i]);
       diagrams[i].innerHTML = svg;
+      const drawing = diagrams[i].querySelector("svg"); // on a phone it is moved sideways rather than made tiny
+      drawing.style.minWidth = `${0.7 * drawing.viewBox.baseVal.width}px`;
+      diagrams[i].tabIndex = diagrams[i].scrollWidth > diagrams[i].clientWidth ? 0 : -1;
       diagrams[i].dataset.drawn = dark ? "dark" : "light";
     }
   }

@@ -319,6 +319,23 @@ def test_from_a_disk_and_without_scripts_the_first_page_shows_its_review(
         context.close()
 
 
+def test_a_token_that_is_asked_says_whom_it_reads(site: str, browser: Browser) -> None:
+    page = browser.new_page()
+    page.set_default_timeout(HANGING)
+    page.goto(f"{site}/notebooks/03_inside_a_transformer.html", wait_until="load")
+    words, said = page.locator(".topk-tokens button"), page.locator(".topk-reads")
+    assert said.inner_text().startswith("not reads cry ")
+    page.get_by_label("head").select_option("layer 1, head 3")  # the token before
+    assert said.inner_text().startswith("not reads did ")
+    words.nth(5).click()
+    assert said.inner_text().startswith("cry reads t ")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert said.inner_text().startswith("at reads cry ")
+    assert page.locator(".topk-tokens [aria-pressed=true]").all_inner_texts() == ["at"]
+    page.close()
+
+
 def test_the_first_page_leads_on(book: Path) -> None:
     read, run = parsed(book, FIRST).select(".course-buttons a")
     assert (read.get_text(), run.get_text()) == ("Read", "Run")

@@ -1,5 +1,12 @@
 """Instant checks of exercises: each says what is right, or what is wrong and how to see it."""
 
+from topk_lib.checks.a_few_parameters import (
+    check_bitfit,
+    check_lora_forward,
+    check_lora_learns,
+    check_lora_merge,
+    check_lora_size,
+)
 from topk_lib.checks.finetuning import check_rate, check_step, check_steps, check_train
 from topk_lib.checks.five_ways import (
     check_cheaper,
@@ -28,6 +35,13 @@ from topk_lib.checks.how_few_tokens import (
     check_smallest_k,
     check_staged_flops,
 )
+from topk_lib.checks.inside_a_transformer import (
+    check_head,
+    check_layer_cost,
+    check_padding,
+    check_prefix,
+    check_rms_norm,
+)
 from topk_lib.checks.learning_on import (
     check_forgetting,
     check_herding,
@@ -42,6 +56,13 @@ from topk_lib.checks.mathematics import (
     check_weight_gradient,
 )
 from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.prompts import (
+    check_agreement,
+    check_best_in_order,
+    check_calibration,
+    check_few_shot,
+    check_word_score,
+)
 from topk_lib.checks.soft_selection import (
     check_chance,
     check_corrected,
@@ -55,17 +76,27 @@ from topk_lib.checks.soft_topk import (
     check_straight_through,
     check_threshold_search,
 )
-from topk_lib.checks.vocabulary import (
-    check_coverage,
-    check_merge_parts,
-    check_pieces,
-    check_share_after,
+from topk_lib.checks.vocabulary import check_coverage, check_merge_parts, check_pieces, check_share_after
+from topk_lib.checks.what_it_predicts import (
+    check_bits_per_character,
+    check_character_model,
+    check_next_probabilities,
+    check_perplexity,
+    check_top_next,
 )
+from topk_lib.checks.whole_picture import check_again, check_order, check_saving, check_where
 
 __all__ = [
+    "check_again",
+    "check_agreement",
     "check_best_block",
+    "check_best_in_order",
+    "check_bitfit",
+    "check_bits_per_character",
     "check_bytes",
+    "check_calibration",
     "check_chance",
+    "check_character_model",
     "check_cheaper",
     "check_chi_squared",
     "check_clip_threshold",
@@ -77,26 +108,40 @@ __all__ = [
     "check_exp_threshold",
     "check_expert_choice",
     "check_f1",
+    "check_few_shot",
     "check_forgetting",
+    "check_head",
     "check_herding",
     "check_keep_negation",
     "check_key_to_float",
+    "check_layer_cost",
     "check_left_out",
     "check_limit",
+    "check_lora_forward",
+    "check_lora_learns",
+    "check_lora_merge",
+    "check_lora_size",
     "check_mask_kernel",
     "check_mcnemar",
     "check_memory",
     "check_merge_parts",
     "check_middle_scores",
     "check_never_nan",
+    "check_next_probabilities",
+    "check_order",
+    "check_padding",
     "check_penalty",
+    "check_perplexity",
     "check_pieces",
+    "check_prefix",
     "check_presence",
     "check_rate",
     "check_recall_accuracy",
     "check_reservoir",
+    "check_rms_norm",
     "check_rows_mask",
     "check_sampling_probabilities",
+    "check_saving",
     "check_score_gradient",
     "check_share_after",
     "check_share_budgets",
@@ -110,7 +155,10 @@ __all__ = [
     "check_straight_through",
     "check_threshold_search",
     "check_tie_mask",
+    "check_top_next",
     "check_train",
     "check_two_token_jacobian",
     "check_weight_gradient",
+    "check_where",
+    "check_word_score",
 ]

@@ -3,6 +3,7 @@
 from topk_lib.claims.article import CLAIMS, Claim, judge, markdown, table, verdict
 from topk_lib.claims.compare import FULL, Difference, Paired, Record, Results, difference, loss, paired
 from topk_lib.claims.continual import by_method
+from topk_lib.claims.prompting import arms, lead, limits
 from topk_lib.claims.rules import HARD, SOFT, UNLABELLED, Finding
 from topk_lib.claims.runs import runs
 
@@ -18,9 +19,12 @@ __all__ = [
     "Paired",
     "Record",
     "Results",
+    "arms",
     "by_method",
     "difference",
     "judge",
+    "lead",
+    "limits",
     "loss",
     "markdown",
     "paired",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from topk_lib import records
-from topk_lib.claims import continual, rules
+from topk_lib.claims import adaptation, continual, prompting, rules
 from topk_lib.claims.compare import Missing, Results
 from topk_lib.claims.rules import Finding
 
@@ -81,10 +81,15 @@ CLAIMS = (
           "named-entity recognition", "词元选择", "Selection before models of other tasks.",
           rules.later("Applications")),
     Claim("C16", "Parameter-efficient fine-tuning keeps quality with few parameters and less overfitting",
-          "参数高效微调", "Adapters, prompt tuning, LoRA and BitFit beside full fine-tuning.",
-          rules.later("Parameter-efficient fine-tuning")),
+          "参数高效微调",
+          "LoRA, adapters, BitFit and prompt tuning beside full fine-tuning, with 200 and with 4,000 labels: "
+          "the upper confidence bound of what a method loses must be below one point (where only the loss "
+          "itself is, the verdict says so), and its accuracy must fall less from the reviews that it learned "
+          "from to unseen ones.", adaptation.few_parameters, "topk-lib study adaptation"),
     Claim("C17", "Prompts allow zero- and few-shot use without updates", "提示学习",
-          "A frozen model, asked with and without examples.", rules.later("Prompts")),
+          "A frozen language model of 135 million parameters is asked about IMDB reviews, in a wording "
+          "chosen on dev reviews: without examples against a coin; with 2, 4 and 8 examples, three draws of "
+          "each, against none; and in twelve wordings.", prompting.prompts_do, "topk-lib study prompting"),
     Claim("C18", "The four families of continual learning prevent forgetting", "持续学习",
           "EWC, replay, an adapter a task and distillation against naive training, on a bank's intents that "
           "come in seven tasks (the task unknown at test) and on four domains (the task known): each must be "

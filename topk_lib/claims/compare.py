@@ -42,6 +42,7 @@ __all__ = [
     "loss",
     "paired",
     "split",
+    "two_sources",
     "wrong",
 ]
 
@@ -137,7 +138,7 @@ def difference(first: np.ndarray, second: np.ndarray) -> Difference:
     reviews = float(gaps.mean(0).var(ddof=1 if seeds > 1 else 0)) / n
     if seeds == 1:
         return Difference(float(gaps.mean()), reviews**0.5, np.inf, split(first[0], second[0]).p, 1)
-    return _two_sources(gaps.mean(1), reviews, n - 1)
+    return two_sources(gaps.mean(1), reviews, n - 1)
 
 
 def between(first: Sequence[Record], second: Sequence[Record]) -> Difference:
@@ -147,11 +148,11 @@ def between(first: Sequence[Record], second: Sequence[Record]) -> Difference:
     shares = np.array([[r["metrics"]["accuracy"] for r in records] for records in (first, second)])
     tested = [min(r["data"]["n_eval"] for r in records) for records in (first, second)]
     reviews = float(sum(p * (1 - p) / n for p, n in zip(shares.mean(1), tested, strict=True)))
-    return _two_sources(shares[0] - shares[1], reviews, np.inf)
+    return two_sources(shares[0] - shares[1], reviews, np.inf)
 
 
-def _two_sources(gaps: np.ndarray, reviews: float, freedom: float) -> Difference:
-    """From the (seeds,) differences and the variance that the reviews add."""
+def two_sources(gaps: np.ndarray, reviews: float, freedom: float) -> Difference:
+    """From the (seeds,) differences and the variance that the reviews add, known with so much freedom."""
     seeds, mean_gap = len(gaps), float(gaps.mean())
     training = float(gaps.var(ddof=1)) / seeds if seeds > 1 else 0.0
     both = training + reviews

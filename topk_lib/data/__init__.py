@@ -10,6 +10,7 @@ from topk_lib.data.reviews import (
     train_and_eval,
 )
 from topk_lib.data.sets import SETS, load_set
+from topk_lib.data.stream import TextStream, stream_texts
 from topk_lib.data.texts import as_texts
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "EMBEDDED",
     "SETS",
     "Labels",
+    "TextStream",
     "as_texts",
     "fingerprint",
     "labels_of",
@@ -24,5 +26,6 @@ __all__ = [
     "load_set",
     "match_labels",
     "source_of",
+    "stream_texts",
     "train_and_eval",
 ]

@@ -91,6 +91,11 @@ def load_reviews(
     return data
 
 
+def breaks_to_newlines(text: str) -> str:
+    """A text with its HTML line breaks turned into newlines."""
+    return _BREAKS.sub("\n", text)
+
+
 def source_of(reviews: Dataset) -> str:
     """Where :func:`load_reviews` took these reviews from, in a few words."""
     return str(reviews.info.description)
@@ -272,7 +277,7 @@ def checked(rows: Rows, label: str, split: str, imdb: bool) -> Dataset:
     values, labels = read_labels(rows.labels, rows.names, where)
     if imdb and labels == Labels(CLASS, ("0", "1")):
         labels = Labels(CLASS, IMDB_NAMES)
-    return with_labels([_BREAKS.sub("\n", text) for text in texts], values, labels)
+    return with_labels([breaks_to_newlines(text) for text in texts], values, labels)
 
 
 def counted(data: Dataset) -> str:

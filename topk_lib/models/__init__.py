@@ -3,6 +3,7 @@
 from topk_lib.models.classifier import TopKForSequenceClassification, TopKOutput
 from topk_lib.models.config import TopKConfig, probabilities
 from topk_lib.models.export import export_onnx
+from topk_lib.models.likelihood import Likelihood, likelihood
 from topk_lib.models.loading import (
     DEFAULT_ENCODER,
     DEFAULT_LANGUAGE_MODEL,
@@ -16,6 +17,7 @@ from topk_lib.models.vocabulary import SelectedVocabulary, Sizes, select_vocabul
 __all__ = [
     "DEFAULT_ENCODER",
     "DEFAULT_LANGUAGE_MODEL",
+    "Likelihood",
     "SelectedVocabulary",
     "Sizes",
     "TokenPruner",
@@ -24,6 +26,7 @@ __all__ = [
     "TopKOutput",
     "errors_only",
     "export_onnx",
+    "likelihood",
     "load_encoder",
     "load_language_model",
     "probabilities",

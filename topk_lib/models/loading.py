@@ -30,6 +30,7 @@ __all__ = [
     "language_model_path",
     "load_encoder",
     "load_language_model",
+    "readable",
 ]
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
@@ -129,15 +130,15 @@ def load_encoder(
     path = encoder_path(name)
     options: dict[str, Any] = {"local_files_only": Path(path).is_dir(), "trust_remote_code": False}
     with errors_only():  # it would report a new classification head, which is intended
-        with _whole(path, "config.json"):
+        with readable(path, "config.json"):
             config = AutoConfig.from_pretrained(path, **options)
             old = _label(config, names, problem_type)
         for rate in _DROPOUTS & set(vars(config)) if attention_dropout is not None else ():
             setattr(config, rate, attention_dropout)
-        with _whole(path, "tokenizer.json"):
+        with readable(path, "tokenizer.json"):
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
             _check_vocabulary(tokenizer, Path(path), ours=config.model_type == "topk")
-        with _whole(path, "model.safetensors"):
+        with readable(path, "model.safetensors"):
             model, found = AutoModelForSequenceClassification.from_pretrained(
                 path,
                 config=config,
@@ -180,10 +181,10 @@ def load_language_model(
         "and 'topk-lib[offline]', which unpacks it"
     )
     with errors_only():
-        with _whole(path, "tokenizer.json", instead):
+        with readable(path, "tokenizer.json", instead):
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
             _check_vocabulary(tokenizer, Path(path), ours=False)
-        with _whole(path, "model.safetensors", instead):
+        with readable(path, "model.safetensors", instead):
             model, found = AutoModelForCausalLM.from_pretrained(
                 path, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
             )
@@ -258,7 +259,7 @@ def _check_weights(model: Any, found: dict[str, Any], *, headed: bool, labels: i
 
 
 @contextmanager
-def _whole(path: str, file: str, instead: str = _INSTEAD) -> Iterator[None]:
+def readable(path: str, file: str, instead: str = _INSTEAD) -> Iterator[None]:
     """Say in one sentence which file could not be read, and what to take without a network."""
     try:
         yield

@@ -1,5 +1,6 @@
 """Pictures and coloured text for the chapters."""
 
+from topk_lib.show.attention import attention
 from topk_lib.show.budget import CHOICES, SIZES, Cost, cost, cost_change, cost_of_choice
 from topk_lib.show.continual import accuracy_matrix, fate_of_a_task
 from topk_lib.show.explore import Explorer, explore
@@ -8,9 +9,12 @@ from topk_lib.show.hard import bits_deciding, counted_work
 from topk_lib.show.learning import learning
 from topk_lib.show.narrowing import narrowing
 from topk_lib.show.palette import DROPPED, KEPT, SOFT
+from topk_lib.show.predicting import next_token, surprise, token_name
+from topk_lib.show.prompts import as_it_reads
 from topk_lib.show.reading import reading
 from topk_lib.show.relaxation import curves, jacobian, threshold_curve
 from topk_lib.show.roofline import CARDS, bytes_moved, share_of_bandwidth, time_limits
+from topk_lib.show.rotation import turned_pair
 from topk_lib.show.routing import routing_choices
 from topk_lib.show.text import kept_text
 from topk_lib.show.threshold import threshold_crossing
@@ -28,6 +32,8 @@ __all__ = [
     "accuracy_by_speed",
     "accuracy_matrix",
     "accuracy_ranked",
+    "as_it_reads",
+    "attention",
     "bits_deciding",
     "bytes_moved",
     "cost",
@@ -41,12 +47,16 @@ __all__ = [
     "kept_text",
     "learning",
     "narrowing",
+    "next_token",
     "reading",
     "routing_choices",
     "share_of_bandwidth",
     "style",
+    "surprise",
     "threshold_crossing",
     "threshold_curve",
     "time_limits",
+    "token_name",
     "token_weights",
+    "turned_pair",
 ]

@@ -7,7 +7,10 @@ import pkgutil
 
 __all__ = ["names", "run"]
 
-_ALSO = {"imdb": ("speed", "vocabulary")}  # one command made them all, and their records name it
+_ALSO = {
+    "imdb": ("speed", "vocabulary"),
+    "pretraining": ("transfer",),
+}  # one command made them all, and their records name it
 
 
 def names() -> list[str]:

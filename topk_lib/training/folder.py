@@ -22,11 +22,13 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
-    "DATA", "RESULT", "SETTINGS", "KeepLast", "claimed", "computed", "damaged", "forget", "last_checkpoint",
-    "named", "read_fields", "save_model", "whole_weights", "write_fields",
+    "DATA", "PRETRAINING", "RESULT", "SETTINGS", "KeepLast", "claimed", "computed", "damaged", "forget",
+    "last_checkpoint", "named", "read_fields", "save_model", "whole_weights", "write_fields",
 ]  # fmt: skip
 
 SETTINGS, DATA, RESULT = "topk_settings.json", "topk_data.json", "topk_result.json"
+PRETRAINING = "topk_pretraining.json"
+_COMMANDS = {SETTINGS: "finetune", PRETRAINING: "pretrain"}
 _LOCK = "topk.lock"
 _OURS = {_LOCK, "search.db", "search.db-journal", "trials"}
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -46,19 +48,26 @@ def named(folder: str | Path) -> Path:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path, settings: str = SETTINGS) -> Iterator[None]:
     """Work in a folder of a run alone; it is made if need be, and gone again if nothing came of it.
 
     The claim is a lock of the operating system's on a file in it, which ends with the process.
 
+    Args:
+        folder: of the run.
+        settings: the file of settings that tells a run of this command.
+
     Raises:
         NotADirectoryError: it is a file.
-        ValueError: files stand in it that no run of ours has written.
+        ValueError: files stand in it that no run of ours has written, or one of another command.
         RuntimeError: another command works in it.
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file: name a folder for the model")
-    if folder.is_dir() and not (folder / SETTINGS).exists() and (foreign := _foreign(folder)):
+    for name, command in _COMMANDS.items():
+        if name != settings and (folder / name).exists():
+            raise ValueError(f"{folder} holds a run of topk-lib {command}: choose another output folder")
+    if folder.is_dir() and not (folder / settings).exists() and (foreign := _foreign(folder)):
         raise ValueError(
             f"{folder} holds files that are no run of topk-lib's ({', '.join(foreign[:3])}"
             f"{', ...' if foreign[3:] else ''}), which it might replace: choose another output folder"

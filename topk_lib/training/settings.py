@@ -11,15 +11,23 @@ from topk_lib.models import DEFAULT_ENCODER
 from topk_lib.selectors import TaughtSelector, make_selector
 from topk_lib.selectors.base import whole
 
-__all__ = ["Settings", "checked_settings", "layers_kept"]
+__all__ = ["Settings", "checked_fields", "checked_settings", "layers_kept"]
 
-_ABOVE_0 = ("epochs", "learning_rate", "selector_learning_rate", "start_temperature", "final_temperature")
-_WHOLE = ("k", "batch_size", "max_length", "n_train", "n_eval")
+_ABOVE_0 = (
+    "epochs", "learning_rate", "selector_learning_rate", "start_temperature", "final_temperature", "minutes",
+)  # fmt: skip
+_WHOLE = (
+    "k", "batch_size", "max_length", "n_train", "n_eval",
+    "vocabulary", "hidden_size", "layers", "heads", "length", "steps", "held_out",
+)  # fmt: skip
+_WHOLE_OR_0 = ("seed", "warmup")
+_NUMBERS = ("share", "minutes")  # None by default
 _ONE_OF = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "spend": ("text", "batch"),
     "positions": ("compact", "original"),
     "evaluate_on": ("test", "dev"),
+    "objective": ("masked", "causal"),
 }
 
 
@@ -57,21 +65,7 @@ def checked_settings(options: dict[str, Any]) -> Settings:
         TypeError: an option is unknown, or of another type.
         ValueError: one is out of its range, or does not go with another.
     """
-    known = inspect.signature(Settings).parameters
-    for name in options:
-        if name not in known:
-            raise TypeError(f"finetune has no option {name!r}: choose from {', '.join(known)}")
-    given = {key: value for key, value in options.items() if value is not None}
-    for name in given:
-        if name in _WHOLE:
-            given[name] = whole(name, given[name], 1, 2**31 - 1)
-        elif name == "seed":
-            given[name] = whole(name, given[name], 0, 2**32 - 1)
-        elif isinstance(known[name].default, float) or name == "share":
-            given[name] = _number(name, given[name])
-        else:
-            given[name] = _word(name, given[name])
-    settings = Settings(**given)
+    settings = Settings(**checked_fields(Settings, options, "finetune"))
     if not 0 <= settings.attention_dropout < 1:
         raise ValueError(f"attention_dropout must be from 0 to below 1, got {settings.attention_dropout}")
     if settings.share is not None and not 0 < settings.share <= 1:
@@ -86,6 +80,30 @@ def checked_settings(options: dict[str, Any]) -> Settings:
         raise ValueError(f"only taught and distilled have a teacher, not {settings.selector}")
     layers_kept(settings.keep_after)
     return settings
+
+
+def checked_fields(kind: type, options: dict[str, Any], command: str) -> dict[str, Any]:
+    """Those options that are not None, each of the type that the dataclass ``kind`` wants.
+
+    Raises:
+        TypeError: ``command`` has no such option, or it is of another type.
+        ValueError: one is out of its own range.
+    """
+    known = inspect.signature(kind).parameters
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{command} has no option {name!r}: choose from {', '.join(known)}")
+    given = {key: value for key, value in options.items() if value is not None}
+    for name in given:
+        if name in _WHOLE:
+            given[name] = whole(name, given[name], 1, 2**31 - 1)
+        elif name in _WHOLE_OR_0:
+            given[name] = whole(name, given[name], 0, 2**32 - 1)
+        elif isinstance(known[name].default, float) or name in _NUMBERS:
+            given[name] = _number(name, given[name])
+        else:
+            given[name] = _word(name, given[name])
+    return given
 
 
 def _number(name: str, value: Any) -> float:

@@ -13,10 +13,11 @@ from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, Trai
 
 from topk_lib.selectors.gate import HistorySelector
 
-__all__ = ["logits_of", "make_trainer"]
+__all__ = ["fastest", "logits_of", "make_trainer"]
 
 
-def _precision(name: str) -> str:
+def fastest(name: str) -> str:
+    """The precision that is meant: "auto" is the fastest that this device trains in."""
     if name != "auto":
         return name
     if torch.cuda.is_available():
@@ -42,7 +43,7 @@ def make_trainer(
         quiet: no bars, no log.
         train_set: ``input_ids`` and ``label``; None to answer only.
     """
-    precision = _precision(settings.precision)
+    precision = fastest(settings.precision)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if settings.batch_size % world:
         raise ValueError(f"batch_size {settings.batch_size} cannot be shared by {world} processes")

@@ -1,0 +1,206 @@
+"""The clock: what masked models of three sizes have learned after so many minutes, and what it is good for.
+
+Minutes are of processor time (``time.process_time``), since the machine is shared: so much work takes one
+idle core so long. The time on the wall is recorded beside it. Reading and splitting the corpus is not
+counted.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, BertForMaskedLM
+
+from topk_lib import records
+from topk_lib.data import fingerprint, load_reviews, source_of, stream_texts, train_and_eval
+from topk_lib.models import errors_only
+from topk_lib.studies.base import Made, Run
+from topk_lib.training import finetune, tfidf_logistic
+from topk_lib.training.corpus import Corpus, prepare_corpus
+from topk_lib.training.folder import read_fields
+from topk_lib.training.learned import attention_by_distance, blanks_filled, by_frequency
+from topk_lib.training.objective import block_losses, mean_and_error
+from topk_lib.training.pretrain import pretrain
+from topk_lib.training.pretrain_loop import RESULT
+
+__all__ = ["EPOCHS", "MINUTES", "N_TEST", "SEEDS", "SIZES", "own_corpus", "runs", "snapshot"]
+
+SIZES: dict[str, dict[str, Any]] = {
+    "1m": {"hidden_size": 96, "layers": 2, "heads": 3},
+    "3m": {"hidden_size": 192, "layers": 3, "heads": 3},
+    "10m": {"hidden_size": 320, "layers": 6, "heads": 5},
+}
+"""The models, named by their millions of parameters, embeddings included."""
+
+MINUTES = {"1m": (0, 1, 3, 10), "3m": (0, 1, 3, 10, 30), "10m": (0, 1, 3, 10, 30, 60)}
+RATES = {"1m": 2e-3, "3m": 1.5e-3, "10m": 1e-3}
+SEEDS = range(3)
+N_TEST = 5000
+K = 128  # tokens that are read of a labelled review
+EPOCHS = {100: 20, 1000: 5, 4000: 3, 10_000: 2}
+_TRIED = (2e-4, 5e-4, 1.2e-3)  # learning rates of fine-tuning
+_ROOT = Path("runs") / "pretraining"
+_COMMON: dict[str, Any] = {"length": 128, "batch_size": 16, "vocabulary": 8192, "held_out": 1000}
+
+
+def snapshot(size: str, minutes: float, seed: int = 0) -> Path:
+    """Where a model lies that was pretrained so long; ``topk-lib study pretraining`` makes it."""
+    return _ROOT / f"{size}-s{seed}" / f"snapshot-{minutes:g}min"
+
+
+def runs(*, gpu: bool) -> Iterator[Run]:
+    """The first ten minutes of the clock, what its models are good for, then what takes longer."""
+    yield Run("pretraining_corpus", "tokens", _tokens)
+    for size in ("1m", "10m", "3m"):
+        for minutes in MINUTES[size][:4]:
+            yield _clock(size, minutes, 0)
+        yield from _tuned(size, MINUTES[size][:4], 0)
+        if size == "1m":
+            for seed, n in product(SEEDS, EPOCHS):
+                yield Run("pretraining_words", f"n{n}-s{seed}", partial(_words, n, seed))
+    for seed in (1, 2):
+        for minutes in MINUTES["1m"]:
+            yield _clock("1m", minutes, seed)
+        yield from _tuned("1m", MINUTES["1m"], seed)
+    for size in ("10m", "3m"):
+        yield _clock(size, 30, 0)
+        for seed in SEEDS:
+            yield from _tuned(size, (30,) if seed == 0 else MINUTES[size][:5], seed)
+    yield _clock("10m", 60, 0)
+    for seed in SEEDS:
+        yield from _tuned("10m", (60,), seed)
+
+
+def _clock(size: str, minutes: int, seed: int) -> Run:
+    name = f"{size}-{minutes}min-s{seed}"
+    return Run("pretraining_clock", name, partial(_pretrained, size, minutes, seed))
+
+
+def _tuned(size: str, which: Sequence[int], seed: int) -> Iterator[Run]:
+    """Of one size three models were pretrained; of the others the seed only draws the labelled reviews."""
+    if seed == 0 and 10 in which:
+        for minutes in (0, 10):
+            yield Run("pretraining_rates", f"{size}-{minutes}min", partial(_rates, size, minutes))
+    for n, minutes in product((1000, 4000), which):
+        name = f"{size}-{minutes}min-n{n}-s{seed}"
+        call = partial(_finetuned, name, size, minutes, n, seed)
+        yield Run("pretraining_finetuned", name, call)
+
+
+def own_corpus() -> Corpus:
+    """What all sizes are pretrained on."""
+    return prepare_corpus(
+        _ROOT / "corpus", stream_texts(), length=_COMMON["length"], vocabulary=_COMMON["vocabulary"],
+        objective="masked", held_out=_COMMON["held_out"],
+    )  # fmt: skip
+
+
+def _masked_model(folder: Path) -> tuple[Any, Any]:
+    """A snapshot whose attention weights can be looked at, and its tokenizer."""
+    with errors_only():
+        model = BertForMaskedLM.from_pretrained(folder, attn_implementation="eager", local_files_only=True)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _pretrained(size: str, minutes: int, seed: int) -> Made:
+    """Pretrain on from where the run stands, and look at what the model has learned."""
+    folder = snapshot(size, minutes, seed)
+    if not (folder / RESULT).is_file():
+        pretrain(
+            folder.parent, corpus=_ROOT / "corpus", minutes=minutes or 1, snapshots="0", quiet=True,
+            learning_rate=RATES[size], seed=seed, **_COMMON, **SIZES[size],
+        )  # fmt: skip
+    made = read_fields(folder / RESULT)
+    corpus = own_corpus()
+    blocks = corpus.held_out_blocks(1000)
+    model, tokenizer = _masked_model(folder)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, types, block = block_losses(model, tokenizer, blocks)
+    loss, error = mean_and_error(losses, block)
+    counts = torch.from_numpy(np.bincount(corpus.train, minlength=len(tokenizer)))
+    unigram = -((counts + 1).double() / (counts + 1).sum()).log()
+    metrics = made["metrics"] | {
+        "loss": loss, "loss_error": error, "unigram_loss": unigram[types].mean().item(),
+        "curve": [[round(m, 3), round(value, 3)] for _, m, value in made["losses"]],
+        "blanks": blanks_filled(model, tokenizer),
+        "attention": attention_by_distance(model, tokenizer, blocks[:64]),
+        "bands": by_frequency(losses, types, counts),
+    }  # fmt: skip
+    if minutes:
+        metrics["tokens_per_second"] = metrics["tokens"] / (metrics["minutes"] * 60)
+    print(f"loss {loss:.3f}, blanks {metrics['blanks']['top5']:.0%}", flush=True)
+    settings = {"seed": seed, "minutes": minutes, "learning_rate": RATES[size], **_COMMON, **SIZES[size]}
+    return Made(metrics, settings, dict(corpus.about), made["metrics"]["wall_minutes"] * 60)
+
+
+def _rates(size: str, minutes: int) -> Made:
+    """Which learning rate fine-tunes this snapshot best, on reviews held out of the training split."""
+    folder = Path("runs") / "pretraining_rates" / f"{size}-{minutes}min"
+    rows: dict[str, float] = {}
+    for rate in _TRIED:
+        result = finetune(
+            folder / f"{rate:g}", model=str(snapshot(size, minutes)), k=64, n_train=1000, n_eval=1000,
+            evaluate_on="dev", epochs=EPOCHS[1000], learning_rate=rate, quiet=True,
+        )  # fmt: skip
+        rows[f"{rate:g}"] = result.metrics["accuracy"]
+    best = max(rows, key=rows.__getitem__)
+    print(f"accuracy {rows}", flush=True)
+    settings = {name: value for name, value in result.settings.items() if name != "learning_rate"}
+    return Made({"accuracy": rows, "best": float(best)}, settings, result.data)
+
+
+def _finetuned(name: str, size: str, minutes: int, n: int, seed: int) -> Made:
+    """Fine-tune with the labels of n reviews at the rate chosen for this start, and measure on test."""
+    rate = records.load("pretraining_rates", f"{size}-{10 if minutes else 0}min")["metrics"]["best"]
+    folder = Path("runs") / "pretraining_finetuned" / name
+    result = finetune(
+        folder, model=str(snapshot(size, minutes, seed if size == "1m" else 0)), k=K, n_train=n,
+        n_eval=N_TEST, seed=seed, epochs=EPOCHS[n], learning_rate=rate, quiet=True,
+    )  # fmt: skip
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    print(f"accuracy {result.metrics['accuracy']:.2%}", flush=True)
+    return Made(
+        result.metrics | {"seconds": result.seconds}, result.settings, result.data,
+        sum(result.seconds.values()),
+    )  # fmt: skip
+
+
+def _words(n: int, seed: int) -> Made:
+    """TF-IDF and logistic regression on the reviews that a model is given: whole, and as far as it reads."""
+    train, test = train_and_eval(n_train=n, n_eval=N_TEST, seed=seed, quiet=True)
+    tokenizer = own_corpus().tokenizer
+
+    def start(texts: Sequence[str]) -> list[str]:
+        encoded = tokenizer(list(texts), truncation=True, max_length=K, return_offsets_mapping=True)
+        return [text[: spans[-2][1]] for text, spans in zip(texts, encoded["offset_mapping"], strict=True)]
+
+    metrics = tfidf_logistic(train["text"], train["label"], test["text"], test["label"])
+    cut = tfidf_logistic(start(train["text"]), train["label"], start(test["text"]), test["label"])
+    data = {
+        "source": source_of(train), "n_train": len(train), "n_eval": len(test),
+        "train_fingerprint": fingerprint(train), "eval_fingerprint": fingerprint(test),
+    }  # fmt: skip
+    return Made(metrics | {"start": cut}, {"seed": seed, "n_train": n, "k": K}, data)
+
+
+def _tokens() -> Made:
+    """The corpus, and how many test reviews stand in it word for word."""
+    about = dict(own_corpus().about)
+    test = set(load_reviews(split="test", quiet=True)["text"])
+    copies = {split: set[str]() for split in about["splits"]}
+    for split, text in stream_texts():
+        if text in test:
+            copies[split].add(text)
+    metrics = {name: about[name] for name in ("texts", "tokens", "held_out", "held_out_tokens", "vocabulary")}
+    metrics["tokens_per_text"] = about["tokens"] / about["texts"]
+    metrics["test"] = len(test)
+    metrics["test_copies"] = {split: len(found) for split, found in copies.items()}
+    return Made(metrics, {"seed": 0, **_COMMON}, about)
