@@ -201,11 +201,11 @@ def _beats(
     cut = 2 * len(x) // 3
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        baseline = _loss(too_long(x[:cut], y[:cut]), new_x, new_y)
-        torch.manual_seed(0)
         model = train(x[:cut].clone(), y[:cut].clone(), x[cut:].clone(), y[cut:].clone())
-    if not isinstance(model, nn.Module):
-        return f"Not yet: return the trained model, not a {type(model).__name__}."
+        if not isinstance(model, nn.Module):
+            return f"Not yet: return the trained model, not a {type(model).__name__}."
+        torch.manual_seed(0)
+        baseline = _loss(too_long(x[:cut], y[:cut]), new_x, new_y)
     loss, coin = _loss(model, new_x, new_y), math.log(int(y.max()) + 1)
     if math.isclose(loss, baseline, rel_tol=1e-4):
         return f"Not yet: a loss of {loss:.3f} on new texts, as much as where it goes on too long."
