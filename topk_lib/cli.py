@@ -173,7 +173,7 @@ def finetune(
             told = {"folder": str(output), "settings": result.settings, "data": result.data}
             print(json.dumps(result.metrics | told | {"seconds": result.seconds}))
             return
-        _report(result.metrics)
+        print(training.as_text(result.metrics))
         print(f"model, tokenizer and selector are in {output}")
         if path:
             print(f"recorded in results/{path.parent.name}/{path.name}")
@@ -276,7 +276,7 @@ def evaluate(
         if as_json:
             print(json.dumps(metrics))
         else:
-            _report(metrics)
+            print(training.as_text(metrics))
 
 
 @app.command()
@@ -388,26 +388,6 @@ def _lines(texts: list[str] | None) -> Iterator[str]:
                 "as with iconv -f latin1 -t utf-8"
             ) from None
         yield from (part for part in re.split(r"[\r\n]", line) if part.strip())
-
-
-def _report(m: dict[str, Any]) -> None:
-    if "mean_absolute_error" in m:
-        for name in ("mean_absolute_error", "root_mean_squared_error", "r2", "pearson"):
-            print(f"{name.replace('_', ' '):24}{'-' if m[name] is None else format(m[name], '10.4g'):>10}")
-        return
-    names = m.get("classes", ("negative", "positive"))
-    first = "accuracy" if "accuracy" in m else "exact"
-    print(f"{first} {m[first]:.2%} (95% interval {m[f'{first}_low']:.2%} to {m[f'{first}_high']:.2%})")
-    wide = max(10, *(len(name) + 1 for name in names))
-    print(f"{'':{wide}}{'precision':>10}{'recall':>10}{'F1':>10}{'support':>10}")
-    for i, name in enumerate(names):
-        print(
-            f"{name:{wide}}{m['precision'][i]:10.3f}{m['recall'][i]:10.3f}{m['f1'][i]:10.3f}{m['support'][i]:10,}"
-        )
-    if "micro_f1" in m:
-        print(f"F1 over all labels {m['micro_f1']:.3f}, mean over the labels {m['macro_f1']:.3f}")
-    elif len(names) <= 10:
-        print(f"confusion (rows: label, columns: prediction): {m['confusion']}")
 
 
 if __name__ == "__main__":

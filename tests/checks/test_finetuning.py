@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from topk_lib import checks
+from topk_lib.checks import finetuning
 
 
 def test_step() -> None:
@@ -117,3 +118,106 @@ def test_train() -> None:
     assert "not the sum" in loop(reduction="sum")
     assert "step after each" in loop(once=True)
     assert "plain SGD" in loop(scale=0.3)
+
+
+def test_evaluate() -> None:
+    check = checks.check_evaluate
+
+    def program(
+        mode: bool = True, dim: int = 1, mean: bool = False, part: slice = slice(None), scale: float = 1
+    ) -> str:
+        def evaluate(model: Any, batches: Any) -> float:
+            if mode:
+                model.eval()
+            rights = [(int((model(x).argmax(dim=dim) == y).sum()), len(y)) for x, y in batches[part]]
+            if mean:
+                return scale * sum(right / n for right, n in rights) / len(rights)
+            return scale * sum(right for right, _ in rights) / sum(n for _, n in rights)
+
+        return check(evaluate)
+
+    def with_tensors(model: Any, batches: Any) -> Tensor:
+        model.eval()
+        with torch.no_grad():
+            return torch.cat([model(x).argmax(-1) == y for x, y in batches]).double().mean()
+
+    assert program() == program(dim=-1) == check(with_tensors) == "Right."  # type: ignore[arg-type]
+    assert "IndexError" in program(dim=2)
+    assert "training mode" in program(mode=False)
+    assert "training mode" in program(mode=False, mean=True)
+    assert "mean of the batches" in program(mean=True)
+    assert "divide by the number of reviews" in program(scale=6)
+    assert "percent" in program(scale=100)
+    assert "last batch alone" in program(part=slice(1, None))
+    assert "first batch alone" in program(part=slice(1))
+    assert "number of batches" in program(scale=3)
+    assert "yours is 0.75" in program(scale=9 / 8)
+
+    def wrong_answers(model: Any, batches: Any) -> float:
+        return 1 - float(with_tensors(model, batches))
+
+    assert "wrong answers" in check(wrong_answers)
+
+    def per_label(model: Any, batches: Any) -> float:
+        x, y = batches[0]
+        return [p[: len(label)] == label for p, label in zip(model(x).argmax(1), y, strict=True)].count(True)
+
+    assert "TypeError" in check(per_label)
+
+
+def test_beats() -> None:
+    check = checks.check_beats
+
+    def until_dev_rises(x: Tensor, y: Tensor, dev_x: Tensor, dev_y: Tensor) -> torch.nn.Module:
+        model = torch.nn.Linear(x.shape[1], 2)
+        optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
+        best, kept = math.inf, model.state_dict()
+        for _ in range(100):
+            loss = F.cross_entropy(model(dev_x), dev_y).item()
+            if loss < best:
+                best, kept = loss, {name: w.clone() for name, w in model.state_dict().items()}
+            optimiser.zero_grad()
+            torch.autograd.backward(F.cross_entropy(model(x), y))
+            optimiser.step()
+        model.load_state_dict(kept)
+        return model
+
+    def baseline(x: Tensor, y: Tensor, *_: Tensor) -> torch.nn.Module:
+        return finetuning.too_long(x, y)
+
+    def untrained(x: Tensor, y: Tensor, *_: Tensor) -> torch.nn.Module:
+        return torch.nn.Linear(x.shape[1], 2)
+
+    def far_too_long(x: Tensor, y: Tensor, *_: Tensor) -> torch.nn.Module:
+        return finetuning.too_long(x, y, epochs=200)
+
+    assert check(until_dev_rises).startswith("Right: a loss of")
+    assert "as much as where it goes on" in check(baseline)
+    assert "where it goes on" in check(far_too_long)
+    assert "a coin 0.693" in check(untrained)
+    assert "not a Tensor" in check(lambda x, *_: x)
+    assert "returns nothing" in check(lambda *_: None)  # type: ignore[arg-type]
+
+
+def test_beats_on_the_learners_own_features_gives_away_no_new_text() -> None:
+    x, y, new_x, new_y = finetuning._noisy()
+    seen: list[Tensor] = []
+
+    def slowly(*given: Tensor) -> torch.nn.Module:
+        seen.extend(given)
+        return finetuning.too_long(given[0], given[1], epochs=15)
+
+    assert checks.check_beats(slowly, 2 * x, y, 2 * new_x, new_y).startswith("Right")
+    assert [len(part) for part in seen[4:]] == [60, 60, 30, 30]
+    assert torch.equal(torch.cat([seen[4], seen[6]]), 2 * x)
+
+
+def test_beats_judges_by_the_learners_own_features_too() -> None:
+    x, y, new_x, new_y = finetuning._noisy()
+
+    def on_few_only(x: Tensor, y: Tensor, *_: Tensor) -> torch.nn.Module:
+        return finetuning.too_long(x, y, epochs=15 if x.shape[1] == 40 else 100)
+
+    assert checks.check_beats(on_few_only).startswith("Right")
+    wide = [torch.cat([part, part[:, :1]], 1) for part in (x, new_x)]
+    assert "as much as" in checks.check_beats(on_few_only, wide[0], y, wide[1], new_y)

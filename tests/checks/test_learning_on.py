@@ -58,6 +58,8 @@ def test_penalty() -> None:
     assert "half is missing" in check(lambda n, a, f, s: 2 * right(n, a, f, s))
     assert "do not average" in check(lambda n, a, f, s: s / 2 * (f * (n - a) ** 2).mean())
     assert "Fisher value" in check(lambda n, a, f, s: right(n, a, torch.ones_like(f), s))
+    both = check(lambda n, a, f, s: s * (n - a).square().sum())
+    assert "Fisher value, and the half" in both
     assert "alone" in check(lambda n, a, f, s: s / 2 * ((f * (n - a)) ** 2).sum())
     assert "counts squared" in check(lambda n, a, f, s: s / 2 * (f * (n - a).abs()).sum())
     assert "at the anchor" in check(lambda n, a, f, s: right(n, torch.zeros_like(a), f, s))

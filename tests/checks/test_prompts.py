@@ -96,7 +96,7 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         lambda t, w, shots, x: few(t, ("", ""), shots, x),
         lambda t, w, shots, x: few(t, w, shots[::-1], x),
         last_first,
-        lambda *given: few(*given, between="\n"),
+        lambda t, w, shots, x: few(t, w, shots, x, "\n"),
         lambda t, w, shots, x: few(t, w, [(s, 1 - y) for s, y in shots], x),
         lambda *given: few(*given).encode(),
     ],

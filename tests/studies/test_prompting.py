@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from topk_lib.studies.base import Made, Run
 
 
 @pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Made]:
+def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Made]]:
     """Runs by their name, on a few embedded texts, with a random model of the encoder's words."""
     tokenizer = load_encoder()[1]
     torch.manual_seed(0)
@@ -45,7 +45,7 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Ma
         )
         return made
 
-    yield make  # type: ignore[misc]
+    yield make
     for cached in caches:
         cached.cache_clear()
 

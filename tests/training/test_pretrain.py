@@ -50,6 +50,20 @@ def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretrain(tmp_path_factory.mktemp("causal") / "a", objective="causal", steps=40, **TINY).folder
 
 
+@pytest.mark.parametrize("objective", ["masked", "causal"])
+def test_a_tokenizer_is_the_same_each_time(objective: str) -> None:
+    texts = list(load_reviews("embedded", quiet=True)["text"])
+    first, second = (train_tokenizer(texts, 400, objective=objective) for _ in range(2))
+    assert first.get_vocab() == second.get_vocab()
+    assert len(first) == 400
+    ids = first("A film, all in all, that I would see again.")["input_ids"]
+    assert first.unk_token_id is None or first.unk_token_id not in ids
+    back = first.decode(ids, skip_special_tokens=True)
+    assert back.replace(" ,", ",").replace(" .", ".").lower() == "a film, all in all, that i would see again."
+    ends = [first.convert_ids_to_tokens(ids[i]) for i in (0, -1)]
+    assert (ends == ["[CLS]", "[SEP]"]) == (objective == "masked")
+
+
 def test_masks_are_berts() -> None:
     tokenizer = train_tokenizer(load_reviews("embedded", quiet=True)["text"], 300)
     ids = torch.randint(5, 300, (400, 64))

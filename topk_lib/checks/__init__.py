@@ -7,7 +7,14 @@ from topk_lib.checks.a_few_parameters import (
     check_lora_merge,
     check_lora_size,
 )
-from topk_lib.checks.finetuning import check_rate, check_step, check_steps, check_train
+from topk_lib.checks.finetuning import (
+    check_beats,
+    check_evaluate,
+    check_rate,
+    check_step,
+    check_steps,
+    check_train,
+)
 from topk_lib.checks.five_ways import (
     check_cheaper,
     check_encoder_flops,
@@ -56,6 +63,13 @@ from topk_lib.checks.mathematics import (
     check_weight_gradient,
 )
 from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.pretraining import (
+    check_hidden,
+    check_merge_step,
+    check_next_labels,
+    check_pretrained,
+    check_unigram_entropy,
+)
 from topk_lib.checks.prompts import (
     check_agreement,
     check_best_in_order,
@@ -89,6 +103,7 @@ from topk_lib.checks.whole_picture import check_again, check_order, check_saving
 __all__ = [
     "check_again",
     "check_agreement",
+    "check_beats",
     "check_best_block",
     "check_best_in_order",
     "check_bitfit",
@@ -105,6 +120,7 @@ __all__ = [
     "check_coverage",
     "check_distinct",
     "check_encoder_flops",
+    "check_evaluate",
     "check_exp_threshold",
     "check_expert_choice",
     "check_f1",
@@ -112,6 +128,7 @@ __all__ = [
     "check_forgetting",
     "check_head",
     "check_herding",
+    "check_hidden",
     "check_keep_negation",
     "check_key_to_float",
     "check_layer_cost",
@@ -125,8 +142,10 @@ __all__ = [
     "check_mcnemar",
     "check_memory",
     "check_merge_parts",
+    "check_merge_step",
     "check_middle_scores",
     "check_never_nan",
+    "check_next_labels",
     "check_next_probabilities",
     "check_order",
     "check_padding",
@@ -135,6 +154,7 @@ __all__ = [
     "check_pieces",
     "check_prefix",
     "check_presence",
+    "check_pretrained",
     "check_rate",
     "check_recall_accuracy",
     "check_reservoir",
@@ -158,6 +178,7 @@ __all__ = [
     "check_top_next",
     "check_train",
     "check_two_token_jacobian",
+    "check_unigram_entropy",
     "check_weight_gradient",
     "check_where",
     "check_word_score",

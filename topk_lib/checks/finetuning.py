@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from topk_lib.checks.base import check, check_of_optional, close, floats
 
-__all__ = ["check_rate", "check_step", "check_steps", "check_train"]
+__all__ = ["check_beats", "check_evaluate", "check_rate", "check_step", "check_steps", "check_train"]
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 
@@ -126,6 +126,121 @@ def check_train(train: Callable[[nn.Module, Batches, float], object]) -> str:
         "Not yet: after three batches the weights differ from those of plain SGD on F.cross_entropy; "
         f"the first is {_trained(start, batches)[0]:.4f}, yours {got[0]:.4f}."
     )
+
+
+@check
+def check_evaluate(evaluate: Callable[[nn.Module, Batches], float]) -> str:
+    """Check a program that computes an accuracy: evaluate(model, batches) to a share in [0, 1]."""
+    x = torch.tensor([[3.0, 0.0], [1.0, 2.0], [2.0, 1.0], [0.0, 4.0], [5.0, 1.0], [1.0, 3.0]])
+    y = torch.tensor([0, 1, 0, 1, 1, 0])
+    batches = [(x[:5], y[:5]), (x[5:], y[5:])]
+    model = _Mirror()  # right on 4 of 5 and on 0 of 1; in training mode on the others
+    got = float(evaluate(model, batches))
+    if close(got, 4 / 6):
+        return "Right."
+    mistakes = {
+        "the model is still in training mode: call model.eval() first": (2 / 6, 0.6),
+        "that is the mean of the batches' accuracies, and the last batch is smaller: count all reviews": (
+            0.4,
+        ),
+        "that counts the right answers: divide by the number of reviews": (4,),
+        "that is in percent: give a share": (400 / 6,),
+        "that is the share of wrong answers": (2 / 6,),
+        "that is the last batch alone": (0,),
+        "that is the first batch alone": (0.8,),
+        "that divides by the number of batches": (2,),
+    }
+    if close(got, 2 / 6) and not model.trained:
+        del mistakes["the model is still in training mode: call model.eval() first"]
+    for why, wrong in mistakes.items():
+        if any(close(got, value) for value in wrong):
+            return f"Not yet: {why}."
+    return f"Not yet: four of six reviews (batches of five and one) are right, 0.6667; yours is {got:.4g}."
+
+
+class _Mirror(nn.Module):
+    """Its logits are its inputs; in training mode, like a bad dropout, the other way round."""
+
+    trained = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.trained |= self.training
+        return x.flip(-1) if self.training else x
+
+
+Train = Callable[[Tensor, Tensor, Tensor, Tensor], nn.Module]
+
+
+@check
+def check_beats(
+    train: Train,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    new_x: Tensor | None = None,
+    new_y: Tensor | None = None,
+) -> str:
+    """Check a training that should beat one that goes on for too long, measured here and now.
+
+    Args:
+        train: train(x, y, dev_x, dev_y) to a model whose ``model(x)`` is logits (n, classes).
+        x: (n, d) the features of texts, two thirds to learn from and one to choose by. Before these comes a
+            small noisy problem of the check's own, on which a coin is to be beaten as well.
+        y: (n,) their classes.
+        new_x: (m, d) the features of texts that ``train`` does not get.
+        new_y: (m,) their classes.
+    """
+    said = _beats(train, *_noisy(), beat_coin=True)
+    if said.startswith("Right") and None not in (x, y, new_x, new_y):
+        said = _beats(train, x, y, new_x, new_y)  # type: ignore[arg-type]
+    return said
+
+
+def _beats(
+    train: Train, x: Tensor, y: Tensor, new_x: Tensor, new_y: Tensor, *, beat_coin: bool = False
+) -> str:
+    cut = 2 * len(x) // 3
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = train(x[:cut].clone(), y[:cut].clone(), x[cut:].clone(), y[cut:].clone())
+        if not isinstance(model, nn.Module):
+            return f"Not yet: return the trained model, not a {type(model).__name__}."
+        torch.manual_seed(0)
+        baseline = _loss(too_long(x[:cut], y[:cut]), new_x, new_y)
+    loss, coin = _loss(model, new_x, new_y), math.log(int(y.max()) + 1)
+    if math.isclose(loss, baseline, rel_tol=1e-4):
+        return f"Not yet: a loss of {loss:.3f} on new texts, as much as where it goes on too long."
+    if not loss < baseline:
+        return f"Not yet: a loss of {loss:.3f} on new texts, and {baseline:.3f} where it goes on too long."
+    if beat_coin and not loss < coin:
+        return (
+            f"Not yet: on an easy problem of the check's own it has a loss of {loss:.3f}, a coin {coin:.3f}."
+        )
+    return f"Right: a loss of {loss:.3f} on new texts, and {baseline:.3f} where it goes on too long."
+
+
+def too_long(x: Tensor, y: Tensor, epochs: int = 100) -> nn.Module:
+    """The baseline of :func:`check_beats`: a linear layer whose training goes on for too long."""
+    model = nn.Linear(x.shape[1], int(y.max()) + 1)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(epochs):
+        optimiser.zero_grad()
+        torch.autograd.backward(F.cross_entropy(model(x), y))
+        optimiser.step()
+    return model
+
+
+def _loss(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    model.eval()
+    with torch.no_grad():
+        return F.cross_entropy(model(x), y).item()
+
+
+def _noisy() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(290, 40, generator=generator)
+    lean = x @ torch.randn(40, generator=generator)
+    y = (torch.rand(290, generator=generator) < lean.sigmoid()).long()
+    return x[:90], y[:90], x[90:], y[90:]
 
 
 def _trained(

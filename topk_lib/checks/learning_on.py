@@ -71,7 +71,7 @@ def check_forgetting(of: Callable[[list[list[float]]], float]) -> str:
 def check_penalty(penalty: Callable[[Tensor, Tensor, Tensor, float], float | Tensor]) -> str:
     """Check a learner's ``penalty(now, anchor, fisher, strength)`` of EWC."""
     for numbers, strength in (
-        (([1.5, -1.0], [1.0, 1.0], [2.0, 0.5]), 3.0),
+        (([1.5, -2.0], [1.0, 1.0], [2.0, 1.0]), 3.0),
         (([0.0, 2.0, 1.0], [0.0, 1.0, 3.0], [5.0, 1.0, 0.0]), 2.0),
     ):
         now, anchor, fisher = (torch.tensor(x) for x in numbers)
@@ -89,6 +89,10 @@ def check_penalty(penalty: Callable[[Tensor, Tensor, Tensor, float], float | Ten
             ((fisher * moved.square()).sum() * strength, "The half is missing."),
             ((fisher * moved.square()).mean() * strength / 2, "Sum over the weights, do not average."),
             (moved.square().sum() * strength / 2, "Each weight counts by its Fisher value."),
+            (
+                moved.square().sum() * strength,
+                "Each weight counts by its Fisher value, and the half is missing.",
+            ),
             ((fisher * moved).square().sum() * strength / 2, "Square the way that was moved alone."),
             ((fisher * moved.abs()).sum() * strength / 2, "The way that was moved counts squared."),
             ((fisher * now.square()).sum() * strength / 2, "Weights are held at the anchor, not at 0."),

@@ -61,7 +61,7 @@ def _at_most(values: Sequence[float]) -> float:
     """The upper confidence bound of their mean at 95%, by Student's t; of one value, itself."""
     if len(values) == 1:
         return float(values[0])
-    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    error = float(np.std(values, ddof=1) / np.sqrt(len(values)))
     return float(np.mean(values)) + float(student.ppf(1 - LEVEL, len(values) - 1)) * error
 
 

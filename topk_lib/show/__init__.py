@@ -6,10 +6,11 @@ from topk_lib.show.continual import accuracy_matrix, fate_of_a_task
 from topk_lib.show.explore import Explorer, explore
 from topk_lib.show.figures import accuracy_by_k, accuracy_by_speed, accuracy_ranked, style, token_weights
 from topk_lib.show.hard import bits_deciding, counted_work
-from topk_lib.show.learning import learning
+from topk_lib.show.learning import by_epoch, learning
 from topk_lib.show.narrowing import narrowing
 from topk_lib.show.palette import DROPPED, KEPT, SOFT
 from topk_lib.show.predicting import next_token, surprise, token_name
+from topk_lib.show.pretraining import by_stage, guessing
 from topk_lib.show.prompts import as_it_reads
 from topk_lib.show.reading import reading
 from topk_lib.show.relaxation import curves, jacobian, threshold_curve
@@ -35,6 +36,8 @@ __all__ = [
     "as_it_reads",
     "attention",
     "bits_deciding",
+    "by_epoch",
+    "by_stage",
     "bytes_moved",
     "cost",
     "cost_change",
@@ -43,6 +46,7 @@ __all__ = [
     "curves",
     "explore",
     "fate_of_a_task",
+    "guessing",
     "jacobian",
     "kept_text",
     "learning",

@@ -54,6 +54,7 @@ def accuracy_by_k(
     curves: Mapping[str, Sequence[Mapping[str, Any]]],
     lines: Mapping[str, float] | None = None,
     at: int | None = None,
+    along: str = "k: tokens read of each review",
 ) -> Figure:
     """Draw accuracy against k, one curve a rule.
 
@@ -62,6 +63,7 @@ def accuracy_by_k(
             ``accuracy_high`` (shares in [0, 1]); a rule without points is left out.
         lines: accuracies that have no k, drawn as level lines.
         at: a k to point out, with the accuracy of each rule there in the legend.
+        along: what k counts, where it is something else.
     """
     style()
     figure: Figure
@@ -86,9 +88,9 @@ def accuracy_by_k(
     if at is not None:
         axes.axvline(at, color="#b0b0b0", linewidth=8, alpha=0.4, zorder=0)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted(ticks), [str(t) for t in sorted(ticks)])
+    axes.set_xticks(sorted(ticks), [f"{t:,}" for t in sorted(ticks)])
     axes.minorticks_off()
-    axes.set_xlabel("k: tokens read of each review")
+    axes.set_xlabel(along)
     axes.set_ylabel("accuracy (%)")
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     plt.close(figure)  # shown by being returned, once

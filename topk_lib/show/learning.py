@@ -1,4 +1,4 @@
-"""How a loop learns: the loss of each step, and what held-out texts are taken for meanwhile."""
+"""How a loop learns: the loss of each step or epoch, and what held-out texts are taken for meanwhile."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from topk_lib.show.figures import style
-from topk_lib.show.palette import CURVES
+from topk_lib.show.palette import CURVES, MARKERS
 
-__all__ = ["learning"]
+__all__ = ["by_epoch", "learning"]
 
 
 def learning(
@@ -21,6 +21,7 @@ def learning(
     labels: Sequence[int] = (),
     *,
     window: int = 5,
+    top: float | None = None,
 ) -> Figure:
     """Draw the loss of each training step, and below it where held-out texts stand at one of them.
 
@@ -31,6 +32,7 @@ def learning(
         shares: (n,) the probability, in [0, 1], that each held-out text is positive; empty: no lower part.
         labels: (n,) 0 or 1, the truth; chooses a text's row and mark.
         window: steps that the line is a mean of.
+        top: where the axis of the losses ends, in nats; None: where they do.
 
     Raises:
         ValueError: shares and labels differ in length.
@@ -54,8 +56,8 @@ def learning(
         upper.axvline(at + 0.5, color="#b0b0b0", linewidth=8, alpha=0.4, zorder=0)
     upper.set_xlabel("step")
     upper.set_ylabel("loss")
-    upper.set_ylim(bottom=0)
-    upper.legend(fontsize=10, frameon=False, loc="lower left")
+    upper.set_ylim(0, top)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=10, frameon=False)
     if len(shares):
         _held_out(axes[1, 0], shares, labels)
     plt.close(figure)
@@ -72,3 +74,29 @@ def _held_out(axes: plt.Axes, shares: Sequence[float], labels: Sequence[int]) ->
     axes.set_ylim(-0.6, 1.6)
     axes.set_yticks([0, 1], ["negative", "positive"])
     axes.set_xlabel("taken for positive with probability")
+    right = sum((p > 0.5) == bool(truth) for p, truth in zip(shares, labels, strict=True))
+    axes.set_title(f"{right} of {len(labels)} on their side of one half", fontsize=11)
+
+
+def by_epoch(texts: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+    """Draw loss and accuracy after each epoch, one curve for each set of texts.
+
+    Args:
+        texts: for each set's name its loss (nats) and its accuracy (in [0, 1]) after each epoch.
+    """
+    style()
+    figure: Figure
+    figure, panels = plt.subplots(2, 1, figsize=(5.2, 5.0), sharex=True)
+    for i, (name, epochs) in enumerate(texts.items()):
+        steps = range(1, len(epochs) + 1)
+        look = {"color": CURVES[i % 6], "marker": MARKERS[i % 6], "linestyle": ("-", "--", ":", "-.")[i % 4]}
+        panels[0].plot(steps, [loss for loss, _ in epochs], label=name, **look)
+        panels[1].plot(steps, [100 * accuracy for _, accuracy in epochs], **look)
+    panels[0].set_ylabel("loss")
+    panels[0].set_ylim(bottom=0)
+    panels[1].set_ylabel("accuracy (%)")
+    panels[1].set_xlabel("epoch")
+    panels[1].set_xticks(range(1, 1 + max(len(epochs) for epochs in texts.values())))
+    figure.legend(loc="outside upper center", ncols=2, fontsize=10, frameon=False)
+    plt.close(figure)
+    return figure

@@ -171,8 +171,10 @@ def _forgotten(way: str, seed: int, n: int = 1000) -> Made:
     setattr(guesser, guesser.base_model_prefix, classifier.base_model)
     guesser.tie_weights()
     ids, labels = tokenize(tokenizer, train["text"], K), torch.tensor(list(train["label"]))
-    order = [torch.from_numpy(np.random.default_rng([seed, e]).permutation(n)) for e in range(EPOCHS[n])]
-    steps = [epoch[i : i + 32] for epoch in order for i in range(0, n, 32)]
+    order = [
+        torch.from_numpy(np.random.default_rng([seed, e]).permutation(len(ids))) for e in range(EPOCHS[n])
+    ]
+    steps = [epoch[i : i + 32] for epoch in order for i in range(0, len(ids), 32)]
     weights = {id(p): p for model in (classifier, guesser) for p in model.parameters()}
     optimiser = torch.optim.AdamW(weights.values(), lr=_best_rate(BEST[1]), weight_decay=0.01)
     schedule = get_linear_schedule_with_warmup(optimiser, round(0.06 * len(steps)), len(steps))

@@ -9,6 +9,7 @@ from topk_lib.training.finetune import FinetuneResult, finetune
 from topk_lib.training.learned import BLANKS, attention_by_distance, fill_blank
 from topk_lib.training.metrics import (
     accuracy_interval,
+    as_text,
     classification_metrics,
     measure,
     number_metrics,
@@ -28,6 +29,7 @@ __all__ = [
     "Settings",
     "accuracy_interval",
     "answers",
+    "as_text",
     "attention_by_distance",
     "attributions",
     "classification_metrics",

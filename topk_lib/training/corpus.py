@@ -69,6 +69,9 @@ def train_tokenizer(
         return PreTrainedTokenizerFast(
             tokenizer_object=tokenizer, eos_token=_END, bos_token=_END, pad_token=_END
         )
+    # The trainer numbers pieces of one sign as they lie in its memory, each time otherwise.
+    types = [*_SPECIAL, *sorted(tokenizer.get_vocab().keys() - set(_SPECIAL))]
+    tokenizer.model = models.WordPiece({word: i for i, word in enumerate(types)}, unk_token="[UNK]")
     ends = [(sign, tokenizer.token_to_id(sign)) for sign in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends

@@ -14,7 +14,7 @@ from topk_lib.data import Labels
 from topk_lib.data.labels import NUMBER, SEVERAL
 
 __all__ = [
-    "accuracy_interval", "classification_metrics", "measure", "number_metrics", "several_metrics",
+    "accuracy_interval", "as_text", "classification_metrics", "measure", "number_metrics", "several_metrics",
     "to_maximise",
 ]  # fmt: skip
 
@@ -176,3 +176,27 @@ def _pair(labels: Sequence[Any], predictions: Sequence[Any]) -> tuple[Any, Any]:
             f"labels and predictions must be equally long and not empty, got {truth.size} and {guess.size}"
         )
     return truth, guess
+
+
+def as_text(m: dict[str, Any]) -> str:
+    """What :func:`measure` found, as lines to read."""
+    if "mean_absolute_error" in m:
+        return "\n".join(
+            f"{name.replace('_', ' '):24}{'-' if m[name] is None else format(m[name], '10.4g'):>10}"
+            for name in ("mean_absolute_error", "root_mean_squared_error", "r2", "pearson")
+        )
+    names = m.get("classes", ("negative", "positive"))
+    first = "accuracy" if "accuracy" in m else "exact"
+    wide = max(10, *(len(name) + 1 for name in names))
+    lines = [
+        f"{first} {m[first]:.2%} (95% interval {m[f'{first}_low']:.2%} to {m[f'{first}_high']:.2%})",
+        f"{'':{wide}}{'precision':>10}{'recall':>10}{'F1':>10}{'support':>10}",
+    ]
+    for i, name in enumerate(names):
+        numbers = "".join(f"{m[what][i]:10.3f}" for what in ("precision", "recall", "f1"))
+        lines.append(f"{name:{wide}}{numbers}{m['support'][i]:10,}")
+    if "micro_f1" in m:
+        lines.append(f"F1 over all labels {m['micro_f1']:.3f}, mean over the labels {m['macro_f1']:.3f}")
+    elif len(names) <= 10:
+        lines.append(f"confusion (rows: label, columns: prediction): {m['confusion']}")
+    return "\n".join(lines)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from topk_lib.data.stream import stream_texts
@@ -165,7 +166,7 @@ def pretrain(
         RuntimeError: another command is at work in ``output``, or the training diverged.
     """
     settings = checked(options)
-    state = PartialState()
+    state = PartialState(cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()))
     if settings.batch_size % state.num_processes:
         raise ValueError(
             f"batch_size {settings.batch_size} cannot be shared by {state.num_processes} processes"
