@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from topk_lib.data import load_reviews, source_of
+from topk_lib.models.loading import language_model_path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "book" / "_build"
@@ -87,6 +88,7 @@ def main() -> int:
         print(f"the book is up to date: {BUILD / 'html' / 'index.html'}")
         return 0
     keep_or_drop_cache(cache_key(source))
+    language_model_path()  # unpacked once, with a bar that no page should show
     shutil.rmtree(BUILD / "html", ignore_errors=True)
     code = subprocess.call(
         [
