@@ -111,7 +111,8 @@ def test_herding() -> None:
     assert check(herding) == check(lambda points, k: herding(points, k).tolist()) == "Right."  # type: ignore[arg-type]
 
     def distance(points: Tensor) -> Tensor:
-        return (points - points.mean(0)).norm(dim=-1)
+        found: Tensor = (points - points.mean(0)).norm(dim=-1)
+        return found
 
     def repeating(points: Tensor, k: int) -> list[int]:
         total, got = torch.zeros_like(points[0]), []

@@ -31,6 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         for module, name, value in (
             (pretraining, "N_TEST", 40), (transfer, "N_TEST", 40),
             (pretraining, "K", 16), (transfer, "K", 16), (transfer, "BEST", ("10m", 0.01)),
+            (transfer, "_EVERY", 2),
         ):  # fmt: skip
             patch.setattr(module, name, value)
         patch.setitem(pretraining.EPOCHS, 1000, 1)

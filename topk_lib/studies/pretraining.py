@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, BertForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from topk_lib import records
 from topk_lib.data import fingerprint, load_reviews, source_of, stream_texts, train_and_eval
@@ -40,7 +40,7 @@ SIZES: dict[str, dict[str, Any]] = {
 """The models, named by their millions of parameters, embeddings included."""
 
 MINUTES = {"1m": (0, 1, 3, 10), "3m": (0, 1, 3, 10, 30), "10m": (0, 1, 3, 10, 30, 60)}
-RATES = {"1m": 2e-3, "3m": 1.5e-3, "10m": 1e-3}
+RATES = {"1m": 4e-3, "3m": 3e-3, "10m": 2e-3}
 SEEDS = range(3)
 N_TEST = 5000
 K = 128  # tokens that are read of a labelled review
@@ -105,7 +105,9 @@ def own_corpus() -> Corpus:
 def _masked_model(folder: Path) -> tuple[Any, Any]:
     """A snapshot whose attention weights can be looked at, and its tokenizer."""
     with errors_only():
-        model = BertForMaskedLM.from_pretrained(folder, attn_implementation="eager", local_files_only=True)
+        model = AutoModelForMaskedLM.from_pretrained(
+            folder, attn_implementation="eager", local_files_only=True
+        )
     return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 

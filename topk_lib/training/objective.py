@@ -15,10 +15,11 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    BertConfig,
     BertForMaskedLM,
     LlamaConfig,
     LlamaForCausalLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
 )
 
 from topk_lib.models import errors_only
@@ -77,16 +78,23 @@ def new_model(settings: Any, tokenizer: Any) -> Any:
             )  # fmt: skip
     common: dict[str, Any] = {
         "vocab_size": len(tokenizer), "hidden_size": s.hidden_size, "num_hidden_layers": s.layers,
-        "num_attention_heads": s.heads, "intermediate_size": 4 * s.hidden_size,
-        "max_position_embeddings": s.length, "pad_token_id": tokenizer.pad_token_id,
-        "attn_implementation": "eager",
+        "num_attention_heads": s.heads, "max_position_embeddings": s.length,
+        "pad_token_id": tokenizer.pad_token_id, "attn_implementation": "eager",
     }  # fmt: skip
     if s.objective == "masked":
-        return BertForMaskedLM(
-            BertConfig(**common, type_vocab_size=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-        )
+        start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
+        return ModernBertForMaskedLM(
+            ModernBertConfig(
+                **common, intermediate_size=8 * s.hidden_size // 3, global_attn_every_n_layers=1,
+                classifier_pooling="mean", cls_token_id=start, sep_token_id=end, bos_token_id=start,
+                eos_token_id=end,
+            )
+        )  # fmt: skip
     end = tokenizer.eos_token_id
-    config = LlamaConfig(**common, tie_word_embeddings=True, bos_token_id=end, eos_token_id=end)
+    config = LlamaConfig(
+        **common, intermediate_size=4 * s.hidden_size, tie_word_embeddings=True, bos_token_id=end,
+        eos_token_id=end,
+    )  # fmt: skip
     return LlamaForCausalLM(config)
 
 
@@ -111,7 +119,8 @@ def token_losses(model: Any, read: Tensor, ids: Tensor, chosen: Tensor) -> Tenso
     """The surprise of a model at what it has to guess, in nats.
 
     Args:
-        model: a ``BertForMaskedLM``, or a causal model, which guesses a token from those before.
+        model: a ``BertForMaskedLM``, a ``ModernBertForMaskedLM``, or a causal model, which guesses a token
+            from those before.
         read: (batch, length) int64, what the model sees.
         ids: (batch, length) int64, what stood there.
         chosen: (batch, length) bool, where to guess.
@@ -121,6 +130,8 @@ def token_losses(model: Any, read: Tensor, ids: Tensor, chosen: Tensor) -> Tenso
     """
     if isinstance(model, BertForMaskedLM):
         logits = model.cls(model.bert(read).last_hidden_state[chosen])
+    elif isinstance(model, ModernBertForMaskedLM):
+        logits = model.decoder(model.head(model.model(read).last_hidden_state[chosen]))
     else:
         before = chosen.roll(-1, 1)  # the first token is never guessed
         logits = model.get_output_embeddings()(model.base_model(read).last_hidden_state[before])

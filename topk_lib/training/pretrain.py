@@ -146,7 +146,8 @@ def pretrain(
         quiet: print nothing.
         **options: the fields of :class:`PretrainSettings`:
 
-            - ``objective``: "masked" (a BERT) or "causal" (a Llama).
+            - ``objective``: "masked" (a ModernBERT: norms before each part, rotary positions) or "causal"
+              (a Llama).
             - ``start``: an encoder (masked) or a language model (causal) to train further, by its name or
               folder, with its own tokenizer; the head's decoder shares the embeddings. None: draw
               ``layers`` layers of width ``hidden_size`` with ``heads`` heads, and train a tokenizer of
