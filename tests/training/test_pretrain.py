@@ -257,6 +257,16 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         pretrain(tmp_path / "a", steps=4, **TINY)
 
 
+def test_a_model_of_its_own_is_trained_further(masked: Path, tmp_path: Path) -> None:
+    options = {
+        name: TINY[name] for name in ("source", "length", "batch_size", "held_out", "precision", "quiet")
+    }
+    first = next(masked.glob("snapshot-*"))
+    result = pretrain(tmp_path / "a", start=str(first), steps=2, snapshots="0", **options)
+    start, before = _weights(result.folder.parent / "snapshot-0steps"), _weights(first)
+    assert all(torch.equal(start[name], before[name]) for name in before)
+
+
 def test_an_encoder_is_trained_further(tiny_encoder: Path, tmp_path: Path) -> None:
     options = {
         name: TINY[name] for name in ("source", "length", "batch_size", "held_out", "precision", "quiet")

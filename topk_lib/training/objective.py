@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoTokenizer,
     BertForMaskedLM,
     LlamaConfig,
@@ -47,7 +48,7 @@ def given_tokenizer(objective: str, start: str, length: int) -> Any:
 
     Raises:
         OSError: nothing is there under that name, or it is not whole.
-        ValueError: it is no BERT (masked), or reads less than ``length`` tokens.
+        ValueError: it is no BERT and no ModernBERT (masked), or reads less than ``length`` tokens.
     """
     path = start_path(objective, start)
     options: dict[str, Any] = {"local_files_only": Path(path).is_dir(), "trust_remote_code": False}
@@ -56,8 +57,10 @@ def given_tokenizer(objective: str, start: str, length: int) -> Any:
             config = AutoConfig.from_pretrained(path, **options)
         with readable(path, "tokenizer.json"):
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
-    if objective == "masked" and config.model_type != "bert":
-        raise ValueError(f"{start} is of the kind {config.model_type!r}: to train further takes a BERT")
+    if objective == "masked" and config.model_type not in ("bert", "modernbert"):
+        raise ValueError(
+            f"{start} is of the kind {config.model_type!r}: to train further takes a BERT or a ModernBERT"
+        )
     if length > config.max_position_embeddings:
         raise ValueError(
             f"length {length} is more than the {config.max_position_embeddings} tokens that {start} reads"
@@ -70,7 +73,7 @@ def new_model(settings: Any, tokenizer: Any) -> Any:
     s = settings
     if s.start is not None:
         path = start_path(s.objective, s.start)
-        kind: Any = BertForMaskedLM if s.objective == "masked" else AutoModelForCausalLM
+        kind: Any = AutoModelForMaskedLM if s.objective == "masked" else AutoModelForCausalLM
         with errors_only(), readable(path, "model.safetensors"):
             return kind.from_pretrained(
                 path, use_safetensors=True, attn_implementation="eager", dtype=torch.float32,
