@@ -177,7 +177,7 @@ def test_study(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["other"], "there is no study 'other': choose one of imdb, "),
+        (["other"], "there is no study 'other': choose one of adaptation, "),
         (
             ["imdb", "--only", "zzz"],
             "no run has 'zzz' in its name: they are called like study_4000/gate-k64-s0",

@@ -53,8 +53,8 @@ def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("objective", ["masked", "causal"])
 def test_a_tokenizer_is_the_same_each_time(objective: str) -> None:
     texts = list(load_reviews("embedded", quiet=True)["text"])
-    first, second = (train_tokenizer(texts, 400, objective=objective) for _ in range(2))
-    assert first.get_vocab() == second.get_vocab()
+    first, *others = (train_tokenizer(texts, 400, objective=objective) for _ in range(6))
+    assert all(first.get_vocab() == other.get_vocab() for other in others)
     assert len(first) == 400
     ids = first("A film, all in all, that I would see again.")["input_ids"]
     assert first.unk_token_id is None or first.unk_token_id not in ids

@@ -29,7 +29,16 @@ CORPUS = "corpus.json"
 _FEW = 1000  # texts at a time
 _PARTS = ("train", "held_out")
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+_INNER = [f"##{sign}" for sign in map(chr, range(0x30, 0x530)) if sign.isalnum() and sign == sign.lower()]
 _END = "<|end|>"
+
+
+def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
 
 
 def train_tokenizer(
@@ -47,12 +56,11 @@ def train_tokenizer(
         It puts [CLS] and [SEP] around a text (masked), or nothing (causal).
     """
     if objective == "masked":
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = decoders.WordPiece()
+        tokenizer = _wordpiece({})
+        # The trainer breaks ties by numbers, which it gives to inner signs as they lie in its memory:
+        # those that were named before have the same numbers each time.
         trainer: Any = trainers.WordPieceTrainer(
-            vocab_size=size, special_tokens=_SPECIAL, show_progress=False
+            vocab_size=size + len(_INNER), special_tokens=[*_SPECIAL, *_INNER], show_progress=False
         )
     else:
         tokenizer = Tokenizer(models.BPE())
@@ -64,14 +72,22 @@ def train_tokenizer(
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-    tokenizer.train_from_iterator(texts, trainer)
+    signs: set[str] = set()
+
+    def read() -> Iterator[str]:
+        for text in texts:
+            signs.update(text.lower())
+            yield text
+
+    tokenizer.train_from_iterator(read(), trainer)
     if objective != "masked":
         return PreTrainedTokenizerFast(
             tokenizer_object=tokenizer, eos_token=_END, bos_token=_END, pad_token=_END
         )
-    # The trainer numbers pieces of one sign as they lie in its memory, each time otherwise.
-    types = [*_SPECIAL, *sorted(tokenizer.get_vocab().keys() - set(_SPECIAL))]
-    tokenizer.model = models.WordPiece({word: i for i, word in enumerate(types)}, unk_token="[UNK]")
+    found = tokenizer.get_vocab()
+    unseen = {piece for piece in _INNER if piece[2:] not in signs}
+    kept = sorted(found.keys() - unseen, key=found.__getitem__)[:size]  # as they were found
+    tokenizer = _wordpiece({word: i for i, word in enumerate([*_SPECIAL, *sorted({*kept} - {*_SPECIAL})])})
     ends = [(sign, tokenizer.token_to_id(sign)) for sign in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends
