@@ -34,7 +34,7 @@ def test_losses_levels_and_guesses() -> None:
 def test_stages_are_equally_far_apart_and_means_of_their_seeds() -> None:
     figure: Any = show.by_stage(
         {"accuracy": {"small": {"0": [50.0], "60": [70.0, 80.0]}, "large": {"1": [60.0]}}, "loss": {}},
-        ["0", "1", "60"], xlabel="minutes", lines={"accuracy": {"words": 85.0}},
+        ["0", "1", "60"], xlabel="minutes", lines={"accuracy": {"words": 85.0}, "loss": {"unigram": 6.0}},
     )  # fmt: skip
     upper, lower = figure.axes
     small, seeds, large, words = upper.lines
@@ -42,8 +42,9 @@ def test_stages_are_equally_far_apart_and_means_of_their_seeds() -> None:
     assert (list(seeds.get_xdata()), list(seeds.get_ydata())) == ([2, 2], [70.0, 80.0])
     assert list(large.get_xdata()) == [1]
     assert words.get_ydata()[0] == 85.0
+    assert words.get_linestyle() != lower.lines[0].get_linestyle()  # one legend for all panels
     assert texts(lower.get_xticklabels()) == ["0", "1", "60"]
-    assert texts(figure.legends[0].get_texts()) == ["small", "large", "words"]
+    assert texts(figure.legends[0].get_texts()) == ["small", "large", "words", "unigram"]
 
 
 def test_an_unknown_stage_is_named() -> None:

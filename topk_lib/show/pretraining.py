@@ -95,6 +95,7 @@ def by_stage(
         len(panels), sharex=True, squeeze=False, figsize=(5.2, 1.1 + 2.6 * len(panels))
     )
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    levels = list(dict.fromkeys(name for here in (lines or {}).values() for name in here))
     handles = {}
     for axes, (ylabel, curves) in zip(rows[:, 0], panels.items(), strict=True):
         for name, points in curves.items():
@@ -107,8 +108,9 @@ def by_stage(
             for x, stage in zip(at, here, strict=True):
                 if len(points[stage]) > 1:
                     axes.plot([x] * len(points[stage]), points[stage], "_", color=colour, markersize=9)
-        for j, (name, value) in enumerate((lines or {}).get(ylabel, {}).items()):
-            handles[name] = axes.axhline(value, color="#555555", linestyle=("--", ":", "-.")[j % 3])
+        for name, value in (lines or {}).get(ylabel, {}).items():
+            dashes = ("--", ":", "-.")[levels.index(name) % 3]
+            handles[name] = axes.axhline(value, color="#555555", linestyle=dashes)
         axes.set_ylabel(ylabel)
     steep = sum(map(len, stages)) > 30  # else the labels would run into each other
     rows[-1, 0].set_xticks(range(len(stages)), stages, rotation=35 if steep else 0)
