@@ -99,6 +99,7 @@ _MENDED = (
     (re.compile(r"<style scoped>.*?</style>\s*", re.DOTALL), ""),  # pandas
     (re.compile(r'<table border="1" class="dataframe">'), '<table class="dataframe">'),
     (re.compile(r'<tr style="text-align: right;">\s*<th></th>'), "<tr><td></td>"),
+    (re.compile(r'(<th rowspan="\d+") valign="top"'), r"\1"),
     # sphinx-exercise, sphinx-proof: one id many times
     (re.compile(r'<section( class="[\w-]+")? id="(exercise|solution|proof)-content">'), r"<section\1>"),
     (re.compile(r'(<div) role="list"( class="citation-list">)'), r"\1\2"),  # docutils
