@@ -30,7 +30,7 @@ from topk_lib.training.objective import block_losses, mean_and_error
 from topk_lib.training.pretrain import pretrain
 from topk_lib.training.pretrain_loop import RESULT
 
-__all__ = ["EPOCHS", "MINUTES", "N_TEST", "SEEDS", "SIZES", "own_corpus", "runs", "snapshot"]
+__all__ = ["EPOCHS", "MINUTES", "N_TEST", "SEEDS", "SIZES", "own_corpus", "runs", "snapshot", "tuned"]
 
 SIZES: dict[str, dict[str, Any]] = {
     "1m": {"hidden_size": 96, "layers": 2, "heads": 3},
@@ -161,10 +161,15 @@ def _rates(size: str, minutes: int) -> Made:
 def _finetuned(name: str, size: str, minutes: int, n: int, seed: int) -> Made:
     """Fine-tune with the labels of n reviews at the rate chosen for this start, and measure on test."""
     rate = records.load("pretraining_rates", f"{size}-{10 if minutes else 0}min")["metrics"]["best"]
-    folder = Path("runs") / "pretraining_finetuned" / name
+    start = snapshot(size, minutes, seed if size == "1m" else 0)
+    return tuned(Path("runs") / "pretraining_finetuned" / name, str(start), rate, n, seed, K)
+
+
+def tuned(folder: Path, model: str, rate: float, n: int, seed: int, k: int) -> Made:
+    """Fine-tune on the first k tokens of n reviews, and measure on the test reviews."""
     result = finetune(
-        folder, model=str(snapshot(size, minutes, seed if size == "1m" else 0)), k=K, n_train=n,
-        n_eval=N_TEST, seed=seed, epochs=EPOCHS[n], learning_rate=rate, quiet=True,
+        folder, model=model, k=k, n_train=n, n_eval=N_TEST, seed=seed, epochs=EPOCHS[n],
+        learning_rate=rate, quiet=True,
     )  # fmt: skip
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)

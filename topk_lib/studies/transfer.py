@@ -6,7 +6,6 @@ Where a run needs a snapshot of :mod:`topk_lib.studies.pretraining`, that one mu
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
@@ -34,8 +33,8 @@ from topk_lib.models.loading import encoder_path
 from topk_lib.selectors import ids_to_batch
 from topk_lib.studies import imdb
 from topk_lib.studies.base import Made, Run
-from topk_lib.studies.pretraining import EPOCHS, N_TEST, SEEDS, own_corpus, snapshot
-from topk_lib.training import classification_metrics, finetune, tokenize
+from topk_lib.studies.pretraining import EPOCHS, N_TEST, SEEDS, own_corpus, snapshot, tuned
+from topk_lib.training import classification_metrics, tokenize
 from topk_lib.training.objective import block_losses, mean_and_error, to_guess, token_losses
 from topk_lib.training.pretrain import pretrain
 
@@ -88,21 +87,7 @@ def _transferred(name: str, start: str, n: int, seed: int) -> Made:
     if start != "encoder":
         minutes = BEST[1] if start == "self" else 0
         model, rate = str(snapshot(BEST[0], minutes)), _best_rate(minutes)
-    return _tuned(_ROOT / "pretraining_transfer" / name, model, rate, n, seed)
-
-
-def _tuned(folder: Path, model: str, rate: float, n: int, seed: int) -> Made:
-    result = finetune(
-        folder, model=model, k=K, n_train=n, n_eval=N_TEST, seed=seed, epochs=EPOCHS[n],
-        learning_rate=rate, quiet=True,
-    )  # fmt: skip
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    print(f"accuracy {result.metrics['accuracy']:.2%}", flush=True)
-    return Made(
-        result.metrics | {"seconds": result.seconds}, result.settings, result.data,
-        sum(result.seconds.values()),
-    )  # fmt: skip
+    return tuned(_ROOT / "pretraining_transfer" / name, model, rate, n, seed, K)
 
 
 def _frozen(n: int, seed: int) -> Made:
@@ -243,7 +228,5 @@ def _ready(minutes: int) -> Path:
 
 def _after_further(name: str, minutes: int, n: int, seed: int) -> Made:
     if not minutes:  # the same as its run in the comparison of starts
-        return _tuned(
-            _ROOT / "pretraining_transfer" / f"encoder-n{n}-s{seed}", DEFAULT_ENCODER, imdb.RATE, n, seed
-        )
-    return _tuned(_ROOT / "pretraining_further" / name, str(_ready(minutes)), imdb.RATE, n, seed)
+        return _transferred(f"encoder-n{n}-s{seed}", "encoder", n, seed)
+    return tuned(_ROOT / "pretraining_further" / name, str(_ready(minutes)), imdb.RATE, n, seed, K)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from topk_lib.selectors.base import whole
 
-__all__ = ["METHODS", "Adapter", "adapt", "merge", "trainable"]
+__all__ = ["METHODS", "Adapter", "Bottleneck", "adapt", "merge", "trainable"]
 
 METHODS = ("head", "bitfit", "prompt", "lora", "adapter", "full")
 """What may be trained."""
@@ -29,30 +29,38 @@ _WRITERS = ("output.dense", "out_lin", "lin2", "o_proj", "out_proj", "down_proj"
 """Linear layers whose result is added to what a token carries on: BERT and its kin, DistilBERT, decoders."""
 
 
-class Adapter(nn.Module):
-    """A linear layer with a bottleneck behind it: y + up(gelu(down(y))) with y = layer(x).
+class Bottleneck(nn.Module):
+    """h + up(gelu(down(h))); ``up`` begins as 0, so that the whole begins as the identity.
 
-    ``up`` begins as 0, so that the whole begins as the layer alone. Houlsby et al. (2019),
-    "Parameter-efficient transfer learning for NLP".
+    Houlsby et al. (2019), "Parameter-efficient transfer learning for NLP".
 
     Args:
-        layer: (..., inputs) to (..., d).
+        d: width of h, (..., d).
         size: of the bottleneck; at least 1.
+        like: its weights are made where this is, and of its dtype; None: PyTorch's defaults.
     """
 
-    def __init__(self, layer: nn.Linear, size: int) -> None:
+    def __init__(self, d: int, size: int, like: Tensor | None = None) -> None:
         super().__init__()
-        d, weight = layer.out_features, layer.weight
-        self.layer = layer
-        self.down = nn.Linear(d, size, device=weight.device, dtype=weight.dtype)
-        self.up = nn.Linear(size, d, device=weight.device, dtype=weight.dtype)
+        where: dict[str, Any] = {} if like is None else {"device": like.device, "dtype": like.dtype}
+        self.down, self.up = nn.Linear(d, size, **where), nn.Linear(size, d, **where)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.layer(x)
-        moved: Tensor = y + self.up(nn.functional.gelu(self.down(y)))
+    def forward(self, h: Tensor) -> Tensor:
+        moved: Tensor = h + self.up(nn.functional.gelu(self.down(h)))
         return moved
+
+
+class Adapter(Bottleneck):
+    """A linear layer, (..., inputs) to (..., d), with a :class:`Bottleneck` behind it."""
+
+    def __init__(self, layer: nn.Linear, size: int) -> None:
+        super().__init__(layer.out_features, size, layer.weight)
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.layer(x))
 
 
 def adapt(

@@ -1,6 +1,6 @@
 """Learning tasks one after another: a growing learner, strategies against forgetting, and measures of it."""
 
-from topk_lib.training.continual.learner import Bottleneck, Learner, class_means, nearest_mean
+from topk_lib.training.continual.learner import Learner, class_means, nearest_mean
 from topk_lib.training.continual.learning import Journey, Schedule, learn, right
 from topk_lib.training.continual.measures import (
     average_accuracy,
@@ -27,7 +27,6 @@ __all__ = [
     "RULES",
     "Adapters",
     "Batch",
-    "Bottleneck",
     "ClassMeans",
     "Distillation",
     "Examples",

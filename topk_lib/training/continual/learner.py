@@ -9,26 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from topk_lib.training.adapt import Bottleneck
 from topk_lib.training.continual.tasks import Examples
 
-__all__ = ["Bottleneck", "Learner", "class_means", "nearest_mean"]
-
-
-class Bottleneck(nn.Module):
-    """An adapter: a bottleneck beside the residual stream, h + up(gelu(down(h))); it begins as the identity.
-
-    Source: Houlsby et al. (2019), who put two into each layer; here one follows each layer.
-    """
-
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.down, self.up = nn.Linear(width, inner), nn.Linear(inner, width)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        changed: Tensor = self.up(nn.functional.gelu(self.down(hidden)))
-        return hidden + changed
+__all__ = ["Learner", "class_means", "nearest_mean"]
 
 
 class Learner(nn.Module):
