@@ -78,7 +78,8 @@ def test_the_clock_tells_what_was_learned(made: dict[str, Any]) -> None:
     assert 0.01 <= end["metrics"]["minutes"] < 0.1
     for one in (start, end):
         assert one["metrics"]["blanks"]["n"] == len(BLANKS) >= 40
-        assert sum(band["n"] for band in one["metrics"]["bands"]) == one["metrics"]["guesses"]
+        seen = sum(band["n"] for band in one["metrics"]["bands"])  # where a mask stood
+        assert 0.6 < seen / one["metrics"]["guesses"] < 0.95
         whole = sum(band["n"] * band["loss"] for band in one["metrics"]["bands"]) / one["metrics"]["guesses"]
         assert whole == pytest.approx(one["metrics"]["loss"], rel=1e-4)
     assert start["data"]["held_out"] == 10

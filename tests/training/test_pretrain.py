@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -203,6 +204,20 @@ def test_copies_of_held_out_texts_are_not_learned_from(tmp_path: Path) -> None:
     assert (about["texts"], about["held_out"]) == (170, 30)
 
 
+def test_copies_of_test_texts_are_not_learned_from(tmp_path: Path) -> None:
+    for split, texts in {
+        "train": ["one", "two", " ", "three"], "unsupervised": ["two", "two", "four"],
+        "test": ["two", "five"], "validation": ["four"],
+    }.items():  # fmt: skip
+        Dataset.from_dict({"text": texts}).to_parquet(tmp_path / f"{split}-0.parquet")
+    stream = stream_texts(tmp_path)
+    for _ in range(2):  # it is gone through twice
+        assert list(stream) == [("train", "one"), ("train", "three")]
+        assert stream.copies == {"train": 1, "unsupervised": 3}
+        assert stream.empty == 1
+    assert [text for _, text in stream_texts(tmp_path, splits=["test"])] == ["two", "five"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -299,9 +314,12 @@ def test_losses_of_texts_and_their_error(masked: Path) -> None:
         (losses.std(correction=0) / math.sqrt(50)).item(), rel=1e-5
     )
     blocks = torch.randint(5, 200, (40, 16))
-    found, types, block = block_losses(model, tokenizer, blocks)
-    assert found.shape == types.shape == block.shape
+    found, types, read, block = block_losses(model, tokenizer, blocks)
+    assert found.shape == types.shape == read.shape == block.shape
     assert block.max() == 39
+    hidden = (read == tokenizer.mask_token_id).double().mean()
+    assert 0.6 < hidden < 0.95  # of ten chosen, eight
+    assert 0.05 < (read == types).double().mean() < 0.4  # one stays as it is
 
 
 def _command(output: Path, *more: str) -> list[str]:

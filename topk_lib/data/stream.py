@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,12 +39,19 @@ class TextStream:
     Args:
         label: where they come from, in a few words.
         parts: a source for each split: an iterable that can be gone through again and gives rows.
+        kept_back: the same, for splits that are measured on: their texts are given to nobody, nor are
+            copies of them that stand in other splits.
     """
 
-    def __init__(self, label: str, parts: dict[str, Iterable[Any]]) -> None:
-        self.label, self._parts = label, parts
+    def __init__(
+        self, label: str, parts: dict[str, Iterable[Any]], kept_back: dict[str, Iterable[Any]] | None = None
+    ) -> None:
+        self.label, self._parts, self._kept_back = label, parts, kept_back or {}
+        self._measured_on: set[bytes] | None = None
         self.empty = 0
         """How many were left out because nothing stands in them; counted by :meth:`__iter__`."""
+        self.copies: dict[str, int] = {}
+        """How many of each split were left out as copies of texts kept back; counted by :meth:`__iter__`."""
 
     @property
     def splits(self) -> list[str]:
@@ -51,8 +59,19 @@ class TextStream:
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """The split and the text, HTML line breaks turned into newlines."""
-        self.empty = 0
-        for split, rows in self._parts.items():
+        if self._measured_on is None:
+            self._measured_on = {_digest(text) for _, text in self._read(self._kept_back)}
+        self.empty, self.copies = 0, dict.fromkeys(self._parts, 0)
+        for split, text in self._read(self._parts):
+            if not text.strip():
+                self.empty += 1
+            elif self._measured_on and _digest(text) in self._measured_on:
+                self.copies[split] += 1
+            else:
+                yield split, text
+
+    def _read(self, parts: dict[str, Iterable[Any]]) -> Iterator[tuple[str, str]]:
+        for split, rows in parts.items():
             number = 0
             try:
                 for number, row in enumerate(rows):
@@ -62,15 +81,16 @@ class TextStream:
                             "name the column text"
                         )
                     (text,) = as_texts([row["text"]], f"{self.label}, split {split}, row {number}, text")
-                    if text.strip():
-                        yield split, breaks_to_newlines(text)
-                    else:
-                        self.empty += 1
+                    yield split, breaks_to_newlines(text)
             except (DatasetGenerationError, UnicodeDecodeError, EOFError) as error:
                 raise ValueError(
                     f"{self.label}, split {split}, cannot be read after row {number} "
                     f"({str(error.__cause__ or error).splitlines()[0]}): is the file cut off, or no UTF-8?"
                 ) from error
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:8]
 
 
 def stream_texts(source: str | Path | None = None, *, splits: Sequence[str] | None = None) -> TextStream:
@@ -82,7 +102,8 @@ def stream_texts(source: str | Path | None = None, *, splits: Sequence[str] | No
         splits: None: every split but test and dev.
 
     Returns:
-        A stream that can be gone through as often as one likes.
+        A stream that can be gone through as often as one likes. Texts that stand word for word in a test or
+        dev split are not in it, unless that split was asked for.
 
     Raises:
         FileNotFoundError: the named folder or file is not there, or holds nothing to read.
@@ -99,7 +120,8 @@ def stream_texts(source: str | Path | None = None, *, splits: Sequence[str] | No
     if not asked or (lacking := [split for split in asked if split not in known]):
         wanted = repr(lacking[0]) if asked else "to learn from"
         raise ValueError(f"{label} has no split {wanted}: it has {', '.join(sorted(known))}")
-    return TextStream(label, {split: known[split] for split in asked})
+    kept_back = {split: known[split] for split in _NEVER if split in known and split not in asked}
+    return TextStream(label, {split: known[split] for split in asked}, kept_back)
 
 
 def _parts(source: str | Path | None) -> tuple[str, dict[str, Iterable[Any]]]:

@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from topk_lib import records
-from topk_lib.data import fingerprint, load_reviews, source_of, stream_texts, train_and_eval
+from topk_lib.data import fingerprint, source_of, stream_texts, train_and_eval
 from topk_lib.models import errors_only
 from topk_lib.studies.base import Made, Run
 from topk_lib.training import finetune, tfidf_logistic
@@ -124,16 +124,19 @@ def _pretrained(size: str, minutes: int, seed: int) -> Made:
     blocks = corpus.held_out_blocks(1000)
     model, tokenizer = _masked_model(folder)
     with torch.autocast("cpu", torch.bfloat16):
-        losses, types, block = block_losses(model, tokenizer, blocks)
+        losses, types, read, block = block_losses(model, tokenizer, blocks)
     loss, error = mean_and_error(losses, block)
+    hidden = read == tokenizer.mask_token_id  # the other guesses can be got right by copying
     counts = torch.from_numpy(np.bincount(corpus.train, minlength=len(tokenizer)))
     unigram = -((counts + 1).double() / (counts + 1).sum()).log()
     metrics = made["metrics"] | {
         "loss": loss, "loss_error": error, "unigram_loss": unigram[types].mean().item(),
+        "loss_hidden": losses[hidden].double().mean().item(),
+        "unigram_hidden": unigram[types[hidden]].mean().item(),
         "curve": [[round(m, 3), round(value, 3)] for _, m, value in made["losses"]],
         "blanks": blanks_filled(model, tokenizer),
         "attention": attention_by_distance(model, tokenizer, blocks[:64]),
-        "bands": by_frequency(losses, types, counts),
+        "bands": by_frequency(losses[hidden], types[hidden], counts),
     }  # fmt: skip
     if minutes:
         metrics["tokens_per_second"] = metrics["tokens"] / (metrics["minutes"] * 60)
@@ -199,15 +202,9 @@ def _words(n: int, seed: int) -> Made:
 
 
 def _tokens() -> Made:
-    """The corpus, and how many test reviews stand in it word for word."""
+    """The corpus, and how many of its texts were left out as copies of test reviews."""
     about = dict(own_corpus().about)
-    test = set(load_reviews(split="test", quiet=True)["text"])
-    copies = {split: set[str]() for split in about["splits"]}
-    for split, text in stream_texts():
-        if text in test:
-            copies[split].add(text)
     metrics = {name: about[name] for name in ("texts", "tokens", "held_out", "held_out_tokens", "vocabulary")}
     metrics["tokens_per_text"] = about["tokens"] / about["texts"]
-    metrics["test"] = len(test)
-    metrics["test_copies"] = {split: len(found) for split, found in copies.items()}
+    metrics["test_copies"] = about["copies"]
     return Made(metrics, {"seed": 0, **_COMMON}, about)

@@ -149,8 +149,8 @@ def _forgotten(way: str, seed: int, n: int = 1000) -> Made:
 
     def loss() -> float:
         with torch.autocast("cpu", torch.bfloat16):
-            losses, _, block = block_losses(guesser, tokenizer, blocks)
-        return mean_and_error(losses, block)[0]
+            guesses = block_losses(guesser, tokenizer, blocks)
+        return mean_and_error(guesses.losses, guesses.block)[0]
 
     before = loss()
     setattr(guesser, guesser.base_model_prefix, classifier.base_model)

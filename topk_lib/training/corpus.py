@@ -295,8 +295,8 @@ def _write(
             file.close()
     return {
         "texts": count["train"][0], "tokens": count["train"][1], "held_out": count["held_out"][0],
-        "held_out_tokens": count["held_out"][1], "empty": texts.empty, "vocabulary": len(tokenizer),
-        "dtype": dtype, "fingerprint": reading.digest.hexdigest()[:16],
+        "held_out_tokens": count["held_out"][1], "empty": texts.empty, "copies": texts.copies,
+        "vocabulary": len(tokenizer), "dtype": dtype, "fingerprint": reading.digest.hexdigest()[:16],
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from topk_lib.models.loading import encoder_path, language_model_path, readable
 from topk_lib.training.corpus import cut_blocks, mask_tokens, token_ids
 
 __all__ = [
+    "Guesses",
     "block_losses",
     "given_tokenizer",
     "mean_and_error",
@@ -141,32 +142,44 @@ def token_losses(model: Any, read: Tensor, ids: Tensor, chosen: Tensor) -> Tenso
     return F.cross_entropy(logits.float(), ids[chosen], reduction="none")
 
 
+class Guesses(NamedTuple):
+    """What a model had to guess, one entry a guess.
+
+    Attributes:
+        losses: (guesses,) float32, nats.
+        types: (guesses,) int64, what was right.
+        read: (guesses,) int64, what the model saw there: the mask, the right type, or any (masked); what
+            is right (causal).
+        block: (guesses,) int64, in which block.
+    """
+
+    losses: Tensor
+    types: Tensor
+    read: Tensor
+    block: Tensor
+
+
 @torch.no_grad()
 def block_losses(
     model: Any, tokenizer: Any, blocks: Tensor, *, mask_rate: float = 0.15, autocast: Any = nullcontext
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Guesses:
     """What a model that was pretrained is surprised by, on blocks of text and always the same masks.
 
     Args:
         blocks: (blocks, length) int64.
         autocast: makes the context in which the model computes.
-
-    Returns:
-        ``losses`` (guesses,) float32 in nats; the ``types`` (guesses,) int64 that were right; and the number
-        of the ``block`` (guesses,) int64 that each is in.
     """
     was, device = model.training, next(model.parameters()).device
     model.eval()
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    found: list[Guesses] = []
     for start in range(0, len(blocks), 32):
         ids = blocks[start : start + 32]
         read, chosen = to_guess(ids, tokenizer, mask_rate, seed=2**31, step=start)
         with autocast():
             losses = token_losses(model, read.to(device), ids.to(device), chosen.to(device))
-        found.append((losses.cpu(), ids[chosen], start + chosen.nonzero()[:, 0]))
+        found.append(Guesses(losses.cpu(), ids[chosen], read[chosen], start + chosen.nonzero()[:, 0]))
     model.train(was)
-    losses, types, block = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return losses, types, block
+    return Guesses(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def text_losses(
@@ -184,8 +197,8 @@ def text_losses(
     end = tokenizer.sep_token_id if masked else tokenizer.eos_token_id
     ids = np.array([i for text in token_ids(tokenizer, list(texts)) for i in (*text, end)])
     blocks = cut_blocks(ids, range(len(ids) // (length - 2 * masked)), tokenizer, length)
-    losses, _, block = block_losses(model, tokenizer, blocks, mask_rate=mask_rate)
-    return mean_and_error(losses, block)
+    guesses = block_losses(model, tokenizer, blocks, mask_rate=mask_rate)
+    return mean_and_error(guesses.losses, guesses.block)
 
 
 def mean_and_error(losses: Tensor, block: Tensor) -> tuple[float, float]:

@@ -154,12 +154,12 @@ class Loop:
         if self.state.is_main_process:
             s = self.settings
             blocks = self.ids.held_out_blocks(_BLOCKS)
-            losses, _, block = block_losses(
+            guesses = block_losses(
                 self.model, self.ids.tokenizer, blocks, mask_rate=s.mask_rate, autocast=self._autocast
             )
-            loss, error = mean_and_error(losses, block)
+            loss, error = mean_and_error(guesses.losses, guesses.block)
             metrics = {
-                "loss": loss, "loss_error": error, "guesses": len(losses),
+                "loss": loss, "loss_error": error, "guesses": len(guesses.losses),
                 "parameters": sum(p.numel() for p in self.model.parameters()),
                 "steps": self.step, "tokens": self.step * s.batch_size * s.length,
                 "minutes": self.seconds / 60, "wall_minutes": self.wall / 60,
