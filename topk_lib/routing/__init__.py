@@ -5,9 +5,11 @@ from topk_lib.routing.expert_choice import ExpertChoice, Gap, MixtureOfDepths
 from topk_lib.routing.experts import ACTIVATIONS, Experts
 from topk_lib.routing.layers import Routed, Stats, routing_loss, routing_stats
 from topk_lib.routing.token_choice import TokenChoice, balance_loss
+from topk_lib.routing.upcycling import KINDS, upcycle
 
 __all__ = [
     "ACTIVATIONS",
+    "KINDS",
     "ExpertChoice",
     "Experts",
     "Gap",
@@ -22,4 +24,5 @@ __all__ = [
     "routing_loss",
     "routing_stats",
     "token_choice",
+    "upcycle",
 ]

@@ -105,6 +105,7 @@ class Routed(nn.Module):
         self.router = nn.Linear(whole("d", d, 1), whole("experts", experts, 1), bias=False)
         self.experts = Experts(experts, d, whole("inner", inner, 1), activation=activation, bias=bias)
         self.group: Any = None  # of processes that share the experts
+        self.given: Tensor | None = None  # valid, where who calls the layer cannot say it
         self._last = _Last()
 
     def forward(self, hidden: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -121,6 +122,7 @@ class Routed(nn.Module):
             ValueError: a shape that does not fit.
             TypeError: ``valid`` is not bool.
         """
+        valid = self.given if valid is None else valid
         self._check(hidden, valid)
         scores = self.scores(hidden)
         choice = self.choose(scores, hidden, valid)

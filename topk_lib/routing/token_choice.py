@@ -16,7 +16,7 @@ class TokenChoice(Routed):
     """A feed-forward layer in which each token takes the k experts that it scores highest.
 
     With k = 1 that of Switch (Fedus et al., 2022), with k = 2 that of GShard (Lepikhin et al., 2021), whose
-    two weights are divided by their sum. Every token decides alone, so that nothing looks ahead, unless experts
+    two weights are divided by their sum. Every token decides alone, and nothing looks ahead, unless experts
     have a capacity.
 
     Args:
