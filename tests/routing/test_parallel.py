@@ -69,7 +69,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
 
 
 def test_without_processes_or_experts() -> None:
-    with pytest.raises(RuntimeError, match="call torch.distributed.init_process_group"):
+    with pytest.raises(RuntimeError, match=r"call torch\.distributed\.init_process_group"):
         shard_experts(two_layers())
     layers = two_layers()
     assert gather_experts(layers) is layers

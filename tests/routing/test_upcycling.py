@@ -26,8 +26,8 @@ from topk_lib.checks.prefix import prefix_test
 from topk_lib.models import TopKForSequenceClassification
 from topk_lib.routing import Routed, TokenChoice, routing_loss, routing_stats, upcycle
 
-SMALL: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-                         "intermediate_size": 24, "pad_token_id": 0}  # fmt: skip
+SMALL: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2,
+                         "num_attention_heads": 2, "intermediate_size": 24, "pad_token_id": 0}  # fmt: skip
 MODERN = SMALL | {"cls_token_id": 1, "bos_token_id": 1, "sep_token_id": 2, "eos_token_id": 2}
 MODELS: dict[str, Any] = {
     "bert": lambda: BertForMaskedLM(BertConfig(**SMALL)),
@@ -155,7 +155,7 @@ def test_depths_in_a_layer() -> None:
     assert isinstance(model.model.layers[1].mlp, Routed)
     assert not isinstance(model.model.layers[0].mlp, Routed)
     model.train()(input_ids=IDS, labels=IDS).loss.backward()
-    assert list(routing_stats(model).values())[0].load == [10]
+    assert next(iter(routing_stats(model).values())).load == [10]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_depths_in_a_layer() -> None:
         (
             lambda: upcycle(made("bert"), 3, kind="both"),
             ValueError,
-            "kind must be one of expert_choice, token",
+            "kind must be one of expert_choice",
         ),
         (lambda: upcycle(made("bert"), 3, start="new"), ValueError, 'start must be "copy" or "fresh"'),
         (lambda: upcycle(made("bert"), kind="mixture_of_depths"), ValueError, 'choose start="fresh"'),
@@ -176,7 +176,7 @@ def test_depths_in_a_layer() -> None:
         (
             lambda: upcycle(made("bert"), 2)(IDS, MASK[:, None]),
             ValueError,
-            r"attention_mask as \(batch, length\)",
+            "give attention_mask as",
         ),
     ],
 )
