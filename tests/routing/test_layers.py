@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_is_the_definition(name: str) -> None:
         if layer.normalise:
             gates = gates / gates.sum(-1, keepdim=True).clamp(min=1e-300)
         count = scores.shape[-1]
-        one = [lambda x, e=e, n=count: layer.experts(x.expand(n, 1, 6))[e, 0] for e in range(count)]  # type: ignore[misc]
+        one = [lambda x, e=e, n=count: layer.experts(x.expand(n, 1, 6))[e, 0] for e in range(count)]
         expected = [reference.routed(h, g, m, one) for h, g, m in zip(hidden, gates, mask, strict=True)]
         torch.testing.assert_close(got, torch.stack(expected))
         assert ok is None or not got[~ok].any()
@@ -184,7 +184,7 @@ def test_nothing_to_do(name: str) -> None:
     silent = layer(hidden, torch.zeros_like(valid))
     assert not silent.any()
     assert (layer.stats.tokens, layer.stats.unchosen) == (0, 0.0)
-    (layer(hidden, valid).sum() + layer.loss).backward()  # type: ignore[no-untyped-call]
+    (layer(hidden, valid).sum() + layer.loss).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
 
 
@@ -289,9 +289,13 @@ def test_copies_and_pickles_after_a_call() -> None:
 
 BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: ExpertChoice(6, 8, 0), ValueError, "experts must be at least 1, got 0"),
-    (lambda: ExpertChoice(6, 8.0, 2), TypeError, r"inner must be a whole number, got 8\.0"),
+    (lambda: ExpertChoice(6, *cast(Any, (8.0, 2))), TypeError, r"inner must be a whole number, got 8\.0"),
     (lambda: ExpertChoice(6, 8, 2, capacity=-1), ValueError, r"capacity must lie in 0\.\."),
-    (lambda: ExpertChoice(6, 8, 2, capacity="all"), TypeError, "capacity must be a number, got 'all'"),
+    (
+        lambda: ExpertChoice(6, 8, 2, capacity=cast(Any, "all")),
+        TypeError,
+        "capacity must be a number, got 'all'",
+    ),
     (lambda: ExpertChoice(6, 8, 2, over="text"), ValueError, 'over must be "sequence" or "batch", got'),
     (lambda: ExpertChoice(6, 8, 2, most=0), ValueError, "most must be at least 1"),
     (lambda: ExpertChoice(6, 8, 2, activation="elu"), ValueError, "activation must be one of gelu"),
