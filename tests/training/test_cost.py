@@ -77,6 +77,8 @@ def test_traffic_of_data_parallel_and_of_fsdp() -> None:
     assert plain.network["all-reduce"] == 6 * 2 + 888 / 10  # two nodes: the slow link
     near = training_step(SMALL, PLAN, SLOW, 2, "data parallel")
     assert near.network["all-reduce"] == 2 * 0.5 + 592 / 100
+    each = training_step(SMALL, replace(PLAN, pieces=9), SLOW, 2, "data parallel")
+    assert each.traffic["all-reduce"] == Traffic(592, 18)
     sharded = training_step(SMALL, PLAN, SLOW, 4, "fsdp")
     assert sharded.traffic["all-gather"] == Traffic(2 * 592 * 3 / 4, 2 * 3 * 3)
     assert sharded.traffic["reduce-scatter"] == Traffic(592 * 3 / 4, 3 * 3)

@@ -62,6 +62,14 @@ from topk_lib.checks.mathematics import (
     check_two_token_jacobian,
     check_weight_gradient,
 )
+from topk_lib.checks.more_than_one_machine import (
+    check_all_reduce,
+    check_all_to_all,
+    check_combined,
+    check_devices,
+    check_link,
+    check_share,
+)
 from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
 from topk_lib.checks.pretraining import (
     check_hidden,
@@ -103,6 +111,8 @@ from topk_lib.checks.whole_picture import check_again, check_order, check_saving
 __all__ = [
     "check_again",
     "check_agreement",
+    "check_all_reduce",
+    "check_all_to_all",
     "check_beats",
     "check_best_block",
     "check_best_in_order",
@@ -115,9 +125,11 @@ __all__ = [
     "check_cheaper",
     "check_chi_squared",
     "check_clip_threshold",
+    "check_combined",
     "check_common_beats_rare",
     "check_corrected",
     "check_coverage",
+    "check_devices",
     "check_distinct",
     "check_encoder_flops",
     "check_evaluate",
@@ -134,6 +146,7 @@ __all__ = [
     "check_layer_cost",
     "check_left_out",
     "check_limit",
+    "check_link",
     "check_lora_forward",
     "check_lora_learns",
     "check_lora_merge",
@@ -163,6 +176,7 @@ __all__ = [
     "check_sampling_probabilities",
     "check_saving",
     "check_score_gradient",
+    "check_share",
     "check_share_after",
     "check_share_budgets",
     "check_shared_level",

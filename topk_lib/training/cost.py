@@ -75,11 +75,14 @@ class Plan:
         length: tokens n of a text.
         micro: texts that a device reads at once; a larger share is read in several passes, whose gradients
             add up.
+        pieces: into which the gradients are cut for their all-reduce: 1 where all go at once, the number of
+            tensors where each goes alone.
     """
 
     batch: int
     length: int
     micro: int = 1
+    pieces: int = 1
 
 
 @dataclass(frozen=True)
@@ -235,9 +238,9 @@ def training_step(
     """Count one step.
 
     A matrix product takes two FLOPs a parameter and token forward and four backward; attention over n tokens
-    4 n d a token and layer forward (no mask spares any), and twice that backward. For its backward pass a layer
-    keeps 7 d numbers a token, and for each feed-forward block that works on it d more and f for each of its
-    matrices (Korthikanti et al. 2023 without dropout; attention fused, so that no (n, n) scores are kept).
+    4 n d a token and layer forward (no mask spares any), and twice that backward. For its backward pass a
+    layer keeps 7 d numbers a token, and for each feed-forward block that works on it d more and f for each
+    of its matrices (Korthikanti et al. 2023 without dropout; attention fused: no (n, n) scores are kept).
 
     - "data parallel": every device has the whole model; gradients go through one all-reduce, which can
       begin while two thirds of the FLOPs, the backward pass, go on.
@@ -273,8 +276,13 @@ def training_step(
     held = float(shape.parameters)  # parameters that this device trains
     working = 0.0  # bytes of a gathered layer
     traffic: dict[str, Traffic] = {}
+
+    def in_pieces(parameters: float, among: int) -> Traffic:
+        whole = all_reduce(parameters * numbers.gradient, among)
+        return Traffic(whole.sent, whole.messages * plan.pieces)
+
     if how == "data parallel":
-        traffic["all-reduce"] = all_reduce(shape.parameters * numbers.gradient, devices)
+        traffic["all-reduce"] = in_pieces(shape.parameters, devices)
     elif how == "fsdp":
         held /= devices
         layer = (shape.parameters - shape.vocab * d) / shape.layers
@@ -294,9 +302,9 @@ def training_step(
         held = shape.shared + experts / dealt
         sent = at_once * shape.slots * d * numbers.activation
         traffic["all-to-all"] = all_to_all(sent, dealt).times(4 * shape.layers * passes)
-        traffic["all-reduce"] = all_reduce(shape.shared * numbers.gradient, devices)
+        traffic["all-reduce"] = in_pieces(shape.shared, devices)
         if devices > dealt:
-            traffic["all-reduce"] += all_reduce(experts / dealt * numbers.gradient, devices // dealt)
+            traffic["all-reduce"] += in_pieces(experts / dealt, devices // dealt)
     memory = {
         "weights": held * numbers.weight, "gradients": held * numbers.gradient,
         "optimiser": held * numbers.optimiser, "activations": activations + working,
