@@ -15,6 +15,7 @@ import argparse
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,7 +73,7 @@ def stepped(steps: int, folder: Path) -> tuple[dict[str, list[float]], int]:
     found: dict[str, list[float]] = {name: [] for name in ("one", *loops)}
     for turn in range(steps + 2):
         spent = {"one": timed(lambda: one._learn(1e-3, False) if rank == 0 else None)}  # the other waits
-        spent |= {name: timed(lambda each=each: each._learn(1e-3, False)) for name, each in loops.items()}
+        spent |= {name: timed(partial(each._learn, 1e-3, False)) for name, each in loops.items()}
         if turn > 1:
             for name, took in spent.items():
                 found[name].append(took)

@@ -16,13 +16,15 @@ def test_bars_are_as_long_as_what_they_stand_for() -> None:
     figure = show.step_costs(steps, 16, HOPPER.memory, most=(1000.0, 1000.0))
     held, spent = figure.axes
     axes: Any
-    for axes, each in ((held, lambda s: s.held / 1e9), (spent, lambda s: 16 * s.overlapped)):
-        ends: dict[float, float] = {}
+    for axes, right in (
+        (held, [step.held / 1e9 for step in steps.values()]),
+        (spent, [16 * step.overlapped for step in steps.values()]),
+    ):
+        ends: dict[int, float] = {}
         for bar in axes.patches:
-            middle = bar.get_y() + bar.get_height() / 2
-            ends[round(middle)] = max(ends.get(round(middle), 0), bar.get_x() + bar.get_width())
-        for y, step in enumerate(steps.values()):
-            assert ends[y] == pytest.approx(each(step))
+            y = round(bar.get_y() + bar.get_height() / 2)
+            ends[y] = max(ends.get(y, 0), bar.get_x() + bar.get_width())
+        assert [ends[y] for y in range(len(steps))] == pytest.approx(right)
         assert [label.get_text() for label in axes.get_yticklabels()] == list(steps)
     words = show.step_costs_in_words(steps, 16)
     assert "Bars for 16 devices." in words

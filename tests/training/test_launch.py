@@ -39,7 +39,7 @@ def test_slurm_starts_a_torchrun_on_each_node(tmp_path: Path) -> None:
     given = run.stdout.splitlines()
     at = given.index("torchrun")
     assert given[:at] == ["--kill-on-bad-exit=1", "--wait=30"]
-    torchrun = parse_args(given[at + 1 :])
+    torchrun = parse_args(given[at + 1 :])  # type: ignore[no-untyped-call]
     assert (torchrun.nnodes, torchrun.nproc_per_node, torchrun.max_restarts) == ("2", "8", 0)
     assert (torchrun.rdzv_backend, torchrun.rdzv_endpoint, torchrun.rdzv_id) == (
         "c10d",
