@@ -186,6 +186,8 @@ def test_where_finetuning_cannot_be_sharded(
             tmp_path / "a", model=str(tiny_encoder), source="embedded", selector=selector, k=16, n_train=16,
             n_eval=8, quiet=True,
         )  # fmt: skip
+    with pytest.raises(ValueError, match="pretrain shards a model by itself: leave out --use_fsdp, and say"):
+        pretrain(tmp_path / "a", steps=1, **TINY)
     assert not list(tmp_path.iterdir())
 
 

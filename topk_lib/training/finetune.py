@@ -67,7 +67,9 @@ def finetune(
 
     The same call (or command) after an interruption goes on from the last checkpoint in
     ``output``; after the end it returns what was measured. Under ``torchrun`` each process takes
-    its share of every batch.
+    its share of every batch, and ``accelerate launch --use_fsdp --fsdp_version 2`` shards the model over
+    GPUs. A run may go on with another number of processes; the order of what is left of its epoch is then
+    another.
 
     Args:
         output: folder for the model; made if need be.

@@ -22,7 +22,7 @@ from topk_lib.training.corpus import prepare_corpus
 from topk_lib.training.objective import given_tokenizer
 from topk_lib.training.pretrain_loop import Loop
 from topk_lib.training.settings import checked_fields
-from topk_lib.training.together import check_same, together
+from topk_lib.training.together import asked_to_shard, check_same, together
 
 __all__ = ["PretrainResult", "PretrainSettings", "pretrain"]
 
@@ -174,6 +174,8 @@ def pretrain(
             this run has ended.
     """
     settings = checked(options)
+    if asked_to_shard():
+        raise ValueError("pretrain shards a model by itself: leave out --use_fsdp, and say --shard")
     state = PartialState(cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()))
     if settings.batch_size % state.num_processes:
         raise ValueError(
@@ -186,13 +188,14 @@ def pretrain(
     claim = places.claimed(folder, places.PRETRAINING) if state.is_main_process else nullcontext()
     with together(folder), claim:
         _check_settings(folder, settings)
-        with state.main_process_first():
-            ids = prepare_corpus(
-                folder / "corpus" if corpus is None else Path(corpus),
-                stream_texts(source, splits=splits), length=settings.length,
-                vocabulary=settings.vocabulary, objective=settings.objective,
-                held_out=settings.held_out, tokenizer=tokenizer,
-            )  # fmt: skip
+        state.wait_for_everyone()  # the folder has an owner now
+        # One process writes; the others wait at its lock, not at a barrier, which would run out of time.
+        ids = prepare_corpus(
+            folder / "corpus" if corpus is None else Path(corpus),
+            stream_texts(source, splits=splits), length=settings.length,
+            vocabulary=settings.vocabulary, objective=settings.objective,
+            held_out=settings.held_out, tokenizer=tokenizer,
+        )  # fmt: skip
         if state.is_main_process:
             places.write_fields(folder / places.PRETRAINING, _kept(settings))
             if not quiet:

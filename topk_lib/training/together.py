@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-__all__ = ["check_same", "first_to_tell", "together", "world_size"]
+__all__ = ["asked_to_shard", "check_same", "first_to_tell", "together", "world_size"]
 
 _LOST = ("gloo", "nccl", "Connection closed by peer", "Connection reset by peer")
 
@@ -20,6 +20,11 @@ _LOST = ("gloo", "nccl", "Connection closed by peer", "Connection reset by peer"
 def world_size() -> int:
     """How many processes a launcher such as ``torchrun`` started; 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def asked_to_shard() -> bool:
+    """Whether ``accelerate launch --use_fsdp`` started this process."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 class _Ended(BaseException):

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from topk_lib.selectors.gate import HistorySelector
+from topk_lib.training.together import asked_to_shard, world_size
 
 __all__ = ["fastest", "logits_of", "make_trainer"]
 
@@ -45,9 +46,9 @@ def make_trainer(
     """
     selector = None if train_set is None else getattr(model, "selector", None)
     learned = bool(selector is not None and selector.trainable)
-    sharded = train_set is not None and _asked_to_shard(model, learned)  # before processes are joined
+    sharded = train_set is not None and _may_shard(model, learned)  # before processes are joined
     precision = fastest(settings.precision)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = world_size()
     if settings.batch_size % world:
         raise ValueError(f"batch_size {settings.batch_size} cannot be shared by {world} processes")
     steps = math.ceil(len(train_set or ()) / settings.batch_size) * settings.epochs
@@ -95,9 +96,9 @@ def make_trainer(
     return trainer
 
 
-def _asked_to_shard(model: Any, learned: bool) -> bool:
-    """Whether ``accelerate launch --use_fsdp`` started this; what it was not told is settled then."""
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+def _may_shard(model: Any, learned: bool) -> bool:
+    """Whether Accelerate is to shard the model; what it was not told about it is settled then."""
+    if not asked_to_shard():
         return False
     if learned:
         raise ValueError(
