@@ -128,7 +128,9 @@ def test_kept_keys_stand_where_they_stood_or_side_by_side(one_layer: Any, positi
 def weights_of(model: Any, ids: Tensor) -> Tensor:
     """(layers, batch, key heads, heads that share one, n, n): full attention."""
     model.set_attn_implementation("eager")
-    return torch.stack(model(ids, output_attentions=True).attentions).reshape(-1, len(ids), 2, 2, *[ids.shape[1]] * 2)
+    return torch.stack(model(ids, output_attentions=True).attentions).reshape(
+        -1, len(ids), 2, 2, *[ids.shape[1]] * 2
+    )
 
 
 @pytest.mark.parametrize("per", ["head", "layer"])
