@@ -21,7 +21,7 @@ from topk_lib.models import load_language_model
 from topk_lib.studies.base import Made, Row, Rows, Run, in_turns
 from topk_lib.training.indexer import fit_indexer
 
-__all__ = ["COLOURS", "WAYS", "filled", "losses_by", "mass_held", "needle", "runs"]
+__all__ = ["COLOURS", "WAYS", "filled", "joined", "losses_by", "mass_held", "needle", "runs"]
 
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "window": ("window", {}),
@@ -242,9 +242,15 @@ def _needles(n: int, seed: int, items: int = 16, ks: Sequence[int] = (64, 128, 2
 
 @torch.inference_mode()
 def needle(
-    model: Any, tokenizer: Any, text: Tensor, colour: int, depth: float, ks: Sequence[int], indexer: Indexer
+    model: Any,
+    tokenizer: Any,
+    text: Tensor,
+    colour: int,
+    depth: float,
+    ks: Sequence[int],
+    indexer: Indexer | None = None,
 ) -> Row:
-    """One text (n,) with one fact, read once; every way and k goes on from there.
+    """One text (n,) with one fact, read once; every way (an indexer's where there is one) goes on from there.
 
     Returns:
         ``right``: for "full" and for "told-votes-64" and so on (the question comes after the cut) and
@@ -274,7 +280,7 @@ def needle(
     def ask_all(when: str, said: Tensor) -> None:
         for k in ks:
             for name, (way, more) in WAYS.items():
-                if "positions" not in more:
+                if "positions" not in more and (indexer is not None or way != "indexer"):
                     ask(f"{when}-{name}-{k}", read.copy(way, k, **more), said, k // 4)
 
     ask_all("told", torch.cat([question, stem], 1))
