@@ -100,7 +100,7 @@ def _without_self(weights: Tensor, k: int) -> Tensor:
 def test_cache_bytes() -> None:
     check = checks.check_cache_bytes
     assert check(lambda a, b, c, d, e: 2 * a * b * c * d * e) == "Right."
-    assert check(lambda a, b, c, d, e: torch.tensor(2.0 * a * b * c * d * e)) == "Right."
+    assert check(lambda a, b, c, d, e: 2.0 * a * b * c * d * e) == "Right."
     for wrong, said in (
         (lambda a, b, c, d, e: a * b * c * d * e, "and a value"),
         (lambda a, b, c, d, e: 2 * b * c * d * e, "Each layer"),

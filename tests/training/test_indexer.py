@@ -32,9 +32,7 @@ def test_it_learns_where_attention_looks(tmp_path: Path) -> None:
     assert all(torch.equal(before[name], p) for name, p in model.state_dict().items())
     assert model.config._attn_implementation == "sdpa"
     untrained = Indexer.of(model, heads=8, head_width=8)
-    assert all(
-        a > b for a, b in zip(_mass(model, indexer, texts), _mass(model, untrained, texts), strict=True)
-    )
+    assert _mass(model, indexer, texts) > 1.05 * _mass(model, untrained, texts)
 
     indexer.save(tmp_path / "indexer.safetensors")
     again = Indexer.load(tmp_path / "indexer.safetensors")

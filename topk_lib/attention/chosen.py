@@ -110,7 +110,7 @@ def _choose(ranks: Tensor, seen: Tensor, k: int, first: int, window: int) -> Ten
         count = seen.cumsum(-1)
         pinned = seen & ((count <= first) | (count > count[..., -1:] - window))
         ranks = ranks.masked_fill(pinned, math.inf)
-    ranks, seen = torch.broadcast_tensors(ranks, seen)
+    ranks, seen = torch.broadcast_tensors(ranks, seen)  # type: ignore[no-untyped-call]
     return hard_topk(ranks, k, valid=seen).indices
 
 

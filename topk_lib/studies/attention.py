@@ -203,7 +203,7 @@ def _perplexity(kind: str, n: int, seed: int, ways: Sequence[str] = tuple(WAYS))
     def read(cache: Callable[[], Any], piece: int) -> Row:
         held = cache()
         losses = losses_by(model, ids, held, piece)
-        row = {"loss": float(losses.mean()), "late": float(losses[:, n // 2 :].mean())}
+        row: Row = {"loss": float(losses.mean()), "late": float(losses[:, n // 2 :].mean())}
         row |= {"by_text": losses.mean(-1).tolist(), "late_by_text": losses[:, n // 2 :].mean(-1).tolist()}
         return row | ({"bytes": held.bytes // len(ids)} if isinstance(held, KeptCache) else {})
 

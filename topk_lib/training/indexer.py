@@ -54,7 +54,7 @@ def fit_indexer(
         with torch.enable_grad():
             told = indexer(module.layer_idx, hidden, kwargs["position_embeddings"]).scores()
             loss = _divergence(told, weights)
-            (loss / len(layers)).backward()
+            (loss / len(layers)).backward()  # type: ignore[no-untyped-call]
         divergences.append(float(loss.detach()))
 
     optimiser = torch.optim.Adam(indexer.parameters(), lr=learning_rate)
