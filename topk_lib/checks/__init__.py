@@ -7,6 +7,13 @@ from topk_lib.checks.a_few_parameters import (
     check_lora_merge,
     check_lora_size,
 )
+from topk_lib.checks.each_query_chooses import (
+    check_cache_bytes,
+    check_heavy_mask,
+    check_mass,
+    check_read_k,
+    check_window_places,
+)
 from topk_lib.checks.finetuning import (
     check_beats,
     check_evaluate,
@@ -119,6 +126,7 @@ __all__ = [
     "check_bitfit",
     "check_bits_per_character",
     "check_bytes",
+    "check_cache_bytes",
     "check_calibration",
     "check_chance",
     "check_character_model",
@@ -139,6 +147,7 @@ __all__ = [
     "check_few_shot",
     "check_forgetting",
     "check_head",
+    "check_heavy_mask",
     "check_herding",
     "check_hidden",
     "check_keep_negation",
@@ -152,6 +161,7 @@ __all__ = [
     "check_lora_merge",
     "check_lora_size",
     "check_mask_kernel",
+    "check_mass",
     "check_mcnemar",
     "check_memory",
     "check_merge_parts",
@@ -169,6 +179,7 @@ __all__ = [
     "check_presence",
     "check_pretrained",
     "check_rate",
+    "check_read_k",
     "check_recall_accuracy",
     "check_reservoir",
     "check_rms_norm",
@@ -195,5 +206,6 @@ __all__ = [
     "check_unigram_entropy",
     "check_weight_gradient",
     "check_where",
+    "check_window_places",
     "check_word_score",
 ]
