@@ -14,7 +14,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from topk_lib import gumbel_topk, hard_topk, likely_mask, reference, sample_topk
-from topk_lib.ops.sample import _uniform
+from topk_lib.ops.sample import uniform
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -80,7 +80,7 @@ def test_sample_is_the_definition(data: st.DataObject) -> None:
     logits, k, seed = torch.tensor(numbers), data.draw(st.integers(1, n)), data.draw(st.integers(0, 10**9))
     temperature = data.draw(st.sampled_from([0.3, 1.0, 4.0]))
     top_p = data.draw(st.sampled_from([0.11, 0.53, 0.87, 1.0]))
-    u = _uniform(torch.tensor(seed), 1).item()
+    u = uniform(torch.tensor(seed), 1).item()
     min_p = data.draw(st.sampled_from([0.0, 0.13, 0.51, 1.0]))
     got = sample_topk(logits, k, temperature, top_p=top_p, min_p=min_p, seed=seed)
     assert int(got) == reference.sample_topk(logits.double(), k, u, temperature, top_p, min_p)
@@ -223,7 +223,7 @@ def test_shapes_and_seeds() -> None:
 
 
 def test_uniform_numbers_are_uniform() -> None:
-    u = _uniform(torch.arange(200), 500)
+    u = uniform(torch.arange(200), 500)
     assert 0 < u.min() < 1e-4
     assert 1 - 1e-4 < u.max() < 1
     counts = torch.histc(u.float(), 20, 0, 1)

@@ -73,7 +73,7 @@ def gumbel_topk(
         possible = possible & ok
     broken = (possible & ~(wide < torch.inf)).any(-1, keepdim=True)
     possible = possible & ~broken
-    noise = -torch.log(-torch.log(_uniform(seeds_per_row(seed, rows), rows.shape[-1])))
+    noise = -torch.log(-torch.log(uniform(seeds_per_row(seed, rows), rows.shape[-1])))
     chosen = hard_topk(wide.detach() + noise, k, valid=possible, order="value")
     log_prob = _plackett_luce(wide, chosen.indices, chosen.mask, possible)
     log_prob = log_prob.masked_fill(broken.squeeze(-1), torch.nan).to(logits.dtype)
@@ -122,7 +122,7 @@ def sample_topk(
         tensor([1])
     """
     rule = _rule(logits, k, temperature, top_p, min_p)
-    u = _uniform(seeds_per_row(seed, logits), 1)
+    u = uniform(seeds_per_row(seed, logits), 1)
     drawn: Tensor = _draw(*rule, u.reshape(-1))
     return drawn.reshape(logits.shape[:-1])
 
@@ -334,7 +334,7 @@ def mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & (2**33 - 1))
 
 
-def _uniform(seeds: Tensor, n: int) -> Tensor:
+def uniform(seeds: Tensor, n: int) -> Tensor:
     """(..., n) float64 in (0, 1), a function of a row's seed and the column alone."""
     column = torch.arange(1, n + 1, device=seeds.device)
     bits = mix(mix(seeds).unsqueeze(-1) + (column - 1) * _GOLDEN)
