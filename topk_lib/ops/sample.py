@@ -212,9 +212,10 @@ def _draw(
     p, kept, column = _shares(flat, per_row, width, temperature, top_p, min_p)
     p = p.where(kept, 0)
     walk = p.cumsum(-1)
-    past = (walk > uniform[:, None] * walk[:, -1:]) & (p > 0)
-    first = torch.where(past.any(-1), past.int().argmax(-1), (p > 0).cumsum(-1).argmax(-1))
-    return column.gather(1, first[:, None])[:, 0].masked_fill(walk[:, -1] == 0, -1)
+    whole = walk[:, -1:].contiguous()
+    past = torch.searchsorted(walk, uniform[:, None] * whole, right=True)
+    first = torch.minimum(past, torch.searchsorted(walk, whole))  # at most the last that has a share
+    return column.gather(1, first)[:, 0].masked_fill(whole[:, 0] == 0, -1)
 
 
 @torch.library.custom_op("topk_lib::likely", mutates_args=())
@@ -260,13 +261,17 @@ def _shares(
         return ((values.double() - peak) / t).exp()
 
     whole = per_row == n
-    if top_p is not None and n > _GUESSES[0] and bool(whole.any()):
-        goal = top_p[:, None] * shares(flat).sum(-1, keepdim=True)
-        for guess in _GUESSES:  # sorting a few that hold the mass is quicker than sorting all
-            unmet = (per_row == n) & (top_p < 1)
-            if guess < n and bool(unmet.any()):
-                enough = shares(hard_topk(flat, guess).values).sum(-1, keepdim=True) >= goal
-                per_row = torch.where(unmet & enough[:, 0], guess, per_row)
+    if (top_p is not None or min_p is not None) and n > _GUESSES[0] and bool(whole.any()):
+        if top_p is not None:
+            goal = top_p[:, None] * shares(flat).sum(-1, keepdim=True)
+        for guess in _GUESSES:  # a few that hold all that stays are quicker to go through than n
+            if guess < n and bool((per_row == n).any()):
+                few, enough = shares(hard_topk(flat, guess).values), torch.zeros_like(whole)
+                if goal is not None and top_p is not None:
+                    enough = (few.sum(-1) >= goal[:, 0]) & (top_p < 1)
+                if min_p is not None:
+                    enough = enough | (few.amin(-1) < min_p)
+                per_row = torch.where((per_row == n) & enough, guess, per_row)
         width = int(per_row.max())
     if bool((per_row == n).all()):
         values, column = flat, torch.arange(n, device=flat.device).expand_as(flat)
