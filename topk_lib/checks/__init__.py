@@ -63,6 +63,13 @@ from topk_lib.checks.mathematics import (
     check_weight_gradient,
 )
 from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.next_token import (
+    check_acceptance,
+    check_may_come,
+    check_rejected,
+    check_repeated,
+    check_writing_rule,
+)
 from topk_lib.checks.pretraining import (
     check_hidden,
     check_merge_step,
@@ -101,6 +108,7 @@ from topk_lib.checks.what_it_predicts import (
 from topk_lib.checks.whole_picture import check_again, check_order, check_saving, check_where
 
 __all__ = [
+    "check_acceptance",
     "check_again",
     "check_agreement",
     "check_beats",
@@ -139,6 +147,7 @@ __all__ = [
     "check_lora_merge",
     "check_lora_size",
     "check_mask_kernel",
+    "check_may_come",
     "check_mcnemar",
     "check_memory",
     "check_merge_parts",
@@ -157,6 +166,8 @@ __all__ = [
     "check_pretrained",
     "check_rate",
     "check_recall_accuracy",
+    "check_rejected",
+    "check_repeated",
     "check_reservoir",
     "check_rms_norm",
     "check_rows_mask",
@@ -182,4 +193,5 @@ __all__ = [
     "check_weight_gradient",
     "check_where",
     "check_word_score",
+    "check_writing_rule",
 ]
