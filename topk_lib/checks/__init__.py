@@ -78,6 +78,13 @@ from topk_lib.checks.more_than_one_machine import (
     check_share,
 )
 from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.next_token import (
+    check_acceptance,
+    check_may_come,
+    check_rejected,
+    check_repeated,
+    check_writing_rule,
+)
 from topk_lib.checks.pretraining import (
     check_hidden,
     check_merge_step,
@@ -116,6 +123,7 @@ from topk_lib.checks.what_it_predicts import (
 from topk_lib.checks.whole_picture import check_again, check_order, check_saving, check_where
 
 __all__ = [
+    "check_acceptance",
     "check_again",
     "check_agreement",
     "check_all_reduce",
@@ -162,6 +170,7 @@ __all__ = [
     "check_lora_size",
     "check_mask_kernel",
     "check_mass",
+    "check_may_come",
     "check_mcnemar",
     "check_memory",
     "check_merge_parts",
@@ -181,6 +190,8 @@ __all__ = [
     "check_rate",
     "check_read_k",
     "check_recall_accuracy",
+    "check_rejected",
+    "check_repeated",
     "check_reservoir",
     "check_rms_norm",
     "check_rows_mask",
@@ -208,4 +219,5 @@ __all__ = [
     "check_where",
     "check_window_places",
     "check_word_score",
+    "check_writing_rule",
 ]
