@@ -14,7 +14,6 @@ from topk_lib.ops.arguments import whole
 from topk_lib.ops.hard import topk_mask
 from topk_lib.ops.route import combine, places, take
 from topk_lib.routing.experts import Experts
-from topk_lib.routing.parallel import exchange
 
 __all__ = ["Choice", "Routed", "Stats", "routing_loss", "routing_stats"]
 
@@ -104,7 +103,7 @@ class Routed(nn.Module):
         self.normalise, self.rest = normalise, rest
         self.router = nn.Linear(whole("d", d, 1), whole("experts", experts, 1), bias=False)
         self.experts = Experts(experts, d, whole("inner", inner, 1), activation=activation, bias=bias)
-        self.group: Any = None  # of processes that share the experts
+        self.work: Any = None  # of experts that several processes share
         self.given: Tensor | None = None  # valid, where who calls the layer cannot say it
         self._last = _Last()
 
@@ -148,7 +147,7 @@ class Routed(nn.Module):
         expert = expert.repeat_interleave(torch.tensor(counts, device=flat.device), output_size=len(slots))
         weights = gates.flatten().gather(0, slots * len(counts) + expert)
         at = places(slots, len(flat))
-        work = self.experts.each if self.group is None else exchange(self.experts.each, self.group)
+        work = self.work or self.experts.each
         out = combine(work(take(flat, at), counts), weights, at)
         return out.to(hidden.dtype).reshape(hidden.shape)
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from topk_lib.ops.arguments import whole
-from topk_lib.routing.expert_choice import ExpertChoice, MixtureOfDepths
+from topk_lib.routing.by_expert import ExpertChoice, MixtureOfDepths
+from topk_lib.routing.by_token import TokenChoice
 from topk_lib.routing.layers import Routed
 from topk_lib.routing.pretrained import register, turn
-from topk_lib.routing.token_choice import TokenChoice
 
 __all__ = ["KINDS", "upcycle"]
 
