@@ -277,7 +277,7 @@ def _looked(model: Any, tokenizer: Any, blocks: torch.Tensor, most: int = 8) -> 
         told.append(
             {
                 "unchosen": (taken == 0).double().mean().item(),
-                "per_token": (torch.bincount(taken) / len(taken)).tolist(),
+                "per_token": (torch.bincount(taken).double() / len(taken)).tolist(),
                 "load": (mask.sum(0) / mask.sum(0).mean()).tolist(),
                 "entropy": sum(stats.entropy * stats.tokens for _, stats in found) / len(types),
                 "takes": [
