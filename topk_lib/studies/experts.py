@@ -4,7 +4,7 @@ The experts stand in the feed-forward layers of the smallest model of :mod:`topk
 expert is as wide as the dense layer over the number of experts that a token meets on average, so that each
 token costs what it costs in the dense model, and the router (about two percent of the layer's work) more.
 All masked models with experts have equally many weights. They are trained in float32: at this width bfloat16
-saves nothing, and every new number of tokens that an expert has would cost it a compilation.
+saves little, and every new number of tokens that an expert has would cost it a compilation.
 """
 
 from __future__ import annotations
