@@ -7,6 +7,13 @@ from topk_lib.checks.a_few_parameters import (
     check_lora_merge,
     check_lora_size,
 )
+from topk_lib.checks.each_query_chooses import (
+    check_cache_bytes,
+    check_heavy_mask,
+    check_mass,
+    check_read_k,
+    check_window_places,
+)
 from topk_lib.checks.finetuning import (
     check_beats,
     check_evaluate,
@@ -71,6 +78,13 @@ from topk_lib.checks.more_than_one_machine import (
     check_share,
 )
 from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.next_token import (
+    check_acceptance,
+    check_may_come,
+    check_rejected,
+    check_repeated,
+    check_writing_rule,
+)
 from topk_lib.checks.pretraining import (
     check_hidden,
     check_merge_step,
@@ -109,6 +123,7 @@ from topk_lib.checks.what_it_predicts import (
 from topk_lib.checks.whole_picture import check_again, check_order, check_saving, check_where
 
 __all__ = [
+    "check_acceptance",
     "check_again",
     "check_agreement",
     "check_all_reduce",
@@ -119,6 +134,7 @@ __all__ = [
     "check_bitfit",
     "check_bits_per_character",
     "check_bytes",
+    "check_cache_bytes",
     "check_calibration",
     "check_chance",
     "check_character_model",
@@ -139,6 +155,7 @@ __all__ = [
     "check_few_shot",
     "check_forgetting",
     "check_head",
+    "check_heavy_mask",
     "check_herding",
     "check_hidden",
     "check_keep_negation",
@@ -152,6 +169,8 @@ __all__ = [
     "check_lora_merge",
     "check_lora_size",
     "check_mask_kernel",
+    "check_mass",
+    "check_may_come",
     "check_mcnemar",
     "check_memory",
     "check_merge_parts",
@@ -169,7 +188,10 @@ __all__ = [
     "check_presence",
     "check_pretrained",
     "check_rate",
+    "check_read_k",
     "check_recall_accuracy",
+    "check_rejected",
+    "check_repeated",
     "check_reservoir",
     "check_rms_norm",
     "check_rows_mask",
@@ -195,5 +217,7 @@ __all__ = [
     "check_unigram_entropy",
     "check_weight_gradient",
     "check_where",
+    "check_window_places",
     "check_word_score",
+    "check_writing_rule",
 ]

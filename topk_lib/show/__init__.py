@@ -20,6 +20,7 @@ from topk_lib.show.routing import routing_choices
 from topk_lib.show.scaling import step_costs, step_costs_in_words
 from topk_lib.show.text import kept_text
 from topk_lib.show.threshold import threshold_crossing
+from topk_lib.show.writing import looping, may_come
 
 __all__ = [
     "CARDS",
@@ -51,6 +52,8 @@ __all__ = [
     "jacobian",
     "kept_text",
     "learning",
+    "looping",
+    "may_come",
     "narrowing",
     "next_token",
     "reading",
