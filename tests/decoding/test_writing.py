@@ -80,6 +80,7 @@ def test_greedy_speculation_is_greedy(tiny_language_model: Any) -> None:
         assert told.tokens == greedy.tolist(), name
         assert told.accepted <= told.drafted
         assert told.passes + told.accepted == 14
+        assert sum(told.from_draft) == told.accepted
     assert told.drafted == told.accepted > 9  # the model's own draft is never refused
     assert told.passes == 4
 
