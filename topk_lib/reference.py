@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["LINKS", "hard_topk", "likely", "sample_topk", "soft_topk"]
+__all__ = ["LINKS", "expert_choice", "hard_topk", "likely", "routed", "sample_topk", "soft_topk"]
 
 
 def hard_topk(scores: Tensor, k: int, valid: Tensor | None = None) -> Tensor:
@@ -129,3 +129,55 @@ def sample_topk(
         if walk > goal:
             return i
     return i
+
+
+def expert_choice(
+    scores: Tensor, capacity: int, valid: Tensor | None = None, most: int | None = None
+) -> Tensor:
+    """Say which expert takes which token.
+
+    The definition: the highest score of the whole matrix is looked at first, ties by expert, then by token;
+    its expert takes its token if it has taken fewer than ``capacity`` and the token was taken by fewer than
+    ``most``. NaN is larger than every number.
+
+    Args:
+        scores: (n, experts), any float dtype.
+        capacity: tokens an expert.
+        valid: (n,) bool, True for tokens; all of them by default.
+        most: experts a token; any number by default.
+
+    Returns:
+        (n, experts) bool.
+    """
+    n, experts = scores.shape
+    mask = torch.zeros(n, experts, dtype=torch.bool)
+    pairs = [(e, t) for e in range(experts) for t in range(n) if valid is None or bool(valid[t])]
+
+    def rank(pair: tuple[int, int]) -> tuple[bool, float]:
+        score = scores[pair[1], pair[0]].item()
+        return (False, 0.0) if score != score else (True, -score)
+
+    for e, t in sorted(pairs, key=rank):
+        if mask[:, e].sum() < capacity and (most is None or mask[t].sum() < most):
+            mask[t, e] = True
+    return mask
+
+
+def routed(
+    hidden: Tensor, gates: Tensor, mask: Tensor, experts: Sequence[Callable[[Tensor], Tensor]]
+) -> Tensor:
+    """What a layer of experts adds to each token: the sum of its experts' answers, each times its gate.
+
+    Args:
+        hidden: (n, d).
+        gates: (n, experts).
+        mask: (n, experts) bool, which expert takes which token.
+        experts: functions of (d,) to (d,).
+
+    Returns:
+        (n, d); zeros for a token that nobody took.
+    """
+    out = torch.zeros_like(hidden)
+    for t, e in mask.nonzero().tolist():
+        out[t] += gates[t, e] * experts[e](hidden[t])
+    return out
