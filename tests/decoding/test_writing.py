@@ -191,7 +191,6 @@ def test_loops() -> None:
 
 
 def test_self_bleu() -> None:
-    pytest.importorskip("sacrebleu")
     text = "the film was good and the music was loud today"
     assert self_bleu([text, text, text]) == pytest.approx(100)
     other = "nothing here is like what stands in any of them"
