@@ -280,6 +280,31 @@ def test_a_bias_evens_the_loads_and_moves_once_a_step() -> None:
     torch.testing.assert_close(layer._last.scores.sum(-1), torch.ones(4, 50))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["experts", "top-2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_give_the_same_layer(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layer, hidden = made(name, dtype).to(device), texts(2, 4, dtype)[0].to(device)
+    found = []
+    for backend in ("torch", "triton"):
+        monkeypatch.setenv("TOPK_BACKEND", backend)
+        answer = layer(hidden)
+        found.append([answer, *torch.autograd.grad(answer.float().square().sum(), layer.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=8 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
+
+
+def test_compiles_without_a_break() -> None:
+    layer, (hidden, _) = made("experts"), texts()
+    compiled: Any = torch.compile(layer.eval(), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(hidden), layer(hidden))
+    (got,) = torch.autograd.grad(compiled(hidden).sum(), layer.router.weight)
+    (expected,) = torch.autograd.grad(layer(hidden).sum(), layer.router.weight)
+    torch.testing.assert_close(got, expected)
+
+
 def test_copies_and_pickles_after_a_call() -> None:
     layer, (hidden, valid) = made("top-1"), texts()
     expected = layer(hidden, valid)
