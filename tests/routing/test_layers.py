@@ -146,11 +146,9 @@ def test_low_precision_follows(name: str, dtype: torch.dtype) -> None:
 @every
 def test_gradients(name: str) -> None:
     layer, (hidden, valid) = made(name, torch.float64), texts(2, 3, torch.float64)
-    parameters = [parameter for parameter in layer.parameters() if parameter.numel() <= 18]
-    assert layer.router.weight in set(parameters)
-    hidden.requires_grad_()
+    inputs = hidden.requires_grad_(), *layer.parameters()
     # Steps this small change nobody's choice.
-    assert torch.autograd.gradcheck(lambda *_: layer(hidden, valid[:, :3]), (hidden, *parameters))
+    assert torch.autograd.gradcheck(lambda *_: layer(hidden, valid[:, :3]), inputs, fast_mode=True)
 
 
 def test_the_routers_gradient_says_what_leaving_an_expert_out_would_do() -> None:

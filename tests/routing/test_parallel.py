@@ -42,7 +42,8 @@ def _one_of_two(rank: int, file: str) -> None:
     assert shared.first.experts.up.shape == (2, 6, 8)
     with pytest.raises(ValueError, match="shared out already"):
         shard_experts(shared)
-    got = nn.parallel.DistributedDataParallel(shared)(hidden[own], valid[own])
+    averaged = nn.parallel.DistributedDataParallel(shared)
+    got = averaged(hidden[own], valid[own])
     torch.testing.assert_close(got, expected[own])
     got.square().mean().backward()
     for (name, part), full in zip(shared.named_parameters(), whole.parameters(), strict=True):
