@@ -289,7 +289,7 @@ def test_kernels_give_the_same_layer(name: str, dtype: torch.dtype, monkeypatch:
     for backend in ("torch", "triton"):
         monkeypatch.setenv("TOPK_BACKEND", backend)
         answer = layer(hidden)
-        found.append([answer, *torch.autograd.grad(answer.float().square().sum(), layer.parameters())])
+        found.append([answer, *torch.autograd.grad(answer.float().square().sum(), tuple(layer.parameters()))])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=8 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
 
