@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,16 @@ def test_draw_is_even_repeatable_and_seeded(tmp_path: Path) -> None:
     assert fingerprint(data) == fingerprint(load_reviews(folder, n=8, seed=1, quiet=True))
     assert fingerprint(data) != fingerprint(load_reviews(folder, n=8, seed=2, quiet=True))
     assert len(load_reviews(folder, n=1000, quiet=True)) == 20
+
+
+def test_short_texts_only() -> None:
+    short = load_reviews("embedded", longest=200, quiet=True)
+    whole = load_reviews("embedded", quiet=True)
+    assert list(short["text"]) == [text for text in whole["text"] if len(text) <= 200]
+    assert 0 < len(short) < len(whole)
+    assert Counter(load_reviews("embedded", longest=200, n=8, quiet=True)["label"]) == {0: 4, 1: 4}
+    with pytest.raises(ValueError, match="split train, has no text of at most 3 characters"):
+        load_reviews("embedded", longest=3)
 
 
 def test_draw_from_uneven_labels(tmp_path: Path) -> None:

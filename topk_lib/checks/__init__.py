@@ -69,7 +69,22 @@ from topk_lib.checks.mathematics import (
     check_two_token_jacobian,
     check_weight_gradient,
 )
+from topk_lib.checks.more_than_one_machine import (
+    check_all_reduce,
+    check_all_to_all,
+    check_combined,
+    check_devices,
+    check_link,
+    check_share,
+)
 from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.next_token import (
+    check_acceptance,
+    check_may_come,
+    check_rejected,
+    check_repeated,
+    check_writing_rule,
+)
 from topk_lib.checks.pretraining import (
     check_hidden,
     check_merge_step,
@@ -108,8 +123,11 @@ from topk_lib.checks.what_it_predicts import (
 from topk_lib.checks.whole_picture import check_again, check_order, check_saving, check_where
 
 __all__ = [
+    "check_acceptance",
     "check_again",
     "check_agreement",
+    "check_all_reduce",
+    "check_all_to_all",
     "check_beats",
     "check_best_block",
     "check_best_in_order",
@@ -123,9 +141,11 @@ __all__ = [
     "check_cheaper",
     "check_chi_squared",
     "check_clip_threshold",
+    "check_combined",
     "check_common_beats_rare",
     "check_corrected",
     "check_coverage",
+    "check_devices",
     "check_distinct",
     "check_encoder_flops",
     "check_evaluate",
@@ -143,12 +163,14 @@ __all__ = [
     "check_layer_cost",
     "check_left_out",
     "check_limit",
+    "check_link",
     "check_lora_forward",
     "check_lora_learns",
     "check_lora_merge",
     "check_lora_size",
     "check_mask_kernel",
     "check_mass",
+    "check_may_come",
     "check_mcnemar",
     "check_memory",
     "check_merge_parts",
@@ -168,12 +190,15 @@ __all__ = [
     "check_rate",
     "check_read_k",
     "check_recall_accuracy",
+    "check_rejected",
+    "check_repeated",
     "check_reservoir",
     "check_rms_norm",
     "check_rows_mask",
     "check_sampling_probabilities",
     "check_saving",
     "check_score_gradient",
+    "check_share",
     "check_share_after",
     "check_share_budgets",
     "check_shared_level",
@@ -194,4 +219,5 @@ __all__ = [
     "check_where",
     "check_window_places",
     "check_word_score",
+    "check_writing_rule",
 ]

@@ -49,6 +49,7 @@ def load_reviews(
     *,
     split: str = "train",
     n: int | None = None,
+    longest: int | None = None,
     seed: int = 0,
     quiet: bool = False,
 ) -> Dataset:
@@ -69,6 +70,7 @@ def load_reviews(
             are one.
         n: how many reviews to draw at random, as even between the classes as can be; None, or
             more than there are: all.
+        longest: leave out texts of more characters; None: none.
         seed: of that draw.
         quiet: leave out the line.
 
@@ -79,10 +81,16 @@ def load_reviews(
     Raises:
         FileNotFoundError: the named folder is not there.
         ConnectionError: the hub was named and cannot be reached.
-        ValueError: no such split or column, an empty split, a broken file, a review without label, n < 1.
+        ValueError: no such split or column, an empty split, a broken file, a review without label, n < 1,
+            or every text is longer than ``longest``.
     """
     rows, label = _load(source, split)
     data = checked(rows, label, split, _is_imdb(source, label))
+    if longest is not None:
+        short = [i for i, text in enumerate(data["text"]) if len(text) <= longest]
+        if not short:
+            raise ValueError(f"{label}, split {split}, has no text of at most {longest} characters")
+        data = data.select(short).flatten_indices()
     if n is not None:
         data = draw(data, n, seed, label)
     data.info.description = label
