@@ -73,11 +73,8 @@ class Question(SphinxDirective):  # type: ignore[misc]
             opened, closed = '<div class="quiz-why">', "</div></li>"
         why = self.parsed([line[2:] for line in choice.why])
         why[0].insert(0, raw(f'<b class="quiz-mark">{verdict}</b> '))
-        words = self.parsed([choice.words])[0].children
-        return [
-            *raw(f'<li {data}><span class="quiz-choice">'), *words, *raw(f"</span>{opened}"),
-            *why, *raw(closed),
-        ]  # fmt: skip
+        words = nodes.inline("", "", *self.parsed([choice.words])[0].children, classes=["quiz-choice"])
+        return [*raw(f"<li {data}>"), words, *raw(opened), *why, *raw(closed)]
 
     def parsed(self, lines: list[str]) -> list[nodes.Node]:
         box = nodes.Element()

@@ -8,7 +8,7 @@
   function make(tag, set) { return Object.assign(document.createElement(tag), set); }
 
   function count() {
-    score.textContent = `Right at the first try: ${atOnce} of ${answered} answered; ${questions.length} questions.`;
+    score.textContent = `Answered: ${answered} of ${questions.length}. Right at the first try: ${atOnce}.`;
   }
 
   // 0.5, 0,5, 1/2, 50 %, 2,112
@@ -39,10 +39,7 @@
       label.append(input);
       details.before(label);
       details.replaceWith(details.querySelector("ul"));
-      for (const item of items) {
-        if ("number" in item.dataset) item.querySelector(".quiz-choice").append(": ");
-        else item.querySelector(".quiz-choice").remove();
-      }
+      for (const item of items) item.querySelector(".quiz-choice").remove();  // it has just been typed
       return () => {
         const value = numberIn(input.value);
         if (Number.isNaN(value)) return { lacks: "Type a number first, such as 0.5 or 1/2." };
@@ -108,6 +105,7 @@
     show([], false);
 
     function show(chosen, right) {
+      question.classList.toggle("quiz-solved", right);
       for (const item of items) {
         const seen = chosen.includes(item), why = item.querySelector(".quiz-why");
         item.classList.toggle("quiz-seen", seen);

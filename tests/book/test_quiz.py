@@ -185,13 +185,13 @@ def test_by_mouse(page: Page) -> None:
     first.get_by_text("iron").click()
     assert check(first).startswith("Not yet.")
     assert explained(first) == ["Wrong. It is a metal."]
-    assert score(page) == "Right at the first try: 0 of 1 answered; 4 questions."
+    assert score(page) == "Answered: 1 of 4. Right at the first try: 0."
     first.get_by_text("a pear").click()
     assert check(first) == "Right."
     assert explained(first) == ["Right. It grows on trees: Why it's so (Four questions)."]
     whys = [why.is_visible() for why in first.get_by_text("Right or wrong?").all()]
     assert whys == [True] * 3  # the others' reasons, one click away
-    assert score(page).startswith("Right at the first try: 0 of 1")
+    assert score(page) == "Answered: 1 of 4. Right at the first try: 0."
     second.get_by_text("two").tap()
     second.get_by_text("three").tap()
     assert "you have 1 of 2, and 1 wrong" in check(second)
@@ -199,7 +199,7 @@ def test_by_mouse(page: Page) -> None:
     second.get_by_text("three").tap()
     second.get_by_text("four").tap()
     assert check(second) == "Right."
-    assert score(page).startswith("Right at the first try: 0 of 2")
+    assert score(page) == "Answered: 2 of 4. Right at the first try: 0."
 
 
 def test_by_keyboard(page: Page) -> None:
@@ -211,7 +211,7 @@ def test_by_keyboard(page: Page) -> None:
     press("Tab")
     press("Enter")
     assert explained(first)[0].startswith("Right. It grows on trees")
-    assert score(page).startswith("Right at the first try: 1 of 1")
+    assert score(page) == "Answered: 1 of 4. Right at the first try: 1."
 
     typed = third.get_by_label("Your answer")
     for answer, said, why in (
@@ -227,7 +227,7 @@ def test_by_keyboard(page: Page) -> None:
     for answer in ("0.5", "0,5", ".509", "50%"):
         typed.fill(answer)
         assert check(third) == "Right.", answer
-    assert score(page).startswith("Right at the first try: 1 of 2")
+    assert score(page) == "Answered: 2 of 4. Right at the first try: 1."
 
     assert check(fourth) == "Give each line a place of its own first."
     for name, place in (("two", "2"), ("three", "1"), ("one", "3")):
@@ -308,13 +308,13 @@ SOLVE = """() => document.querySelectorAll("fieldset.quiz").forEach((question) =
         } else if (question.dataset.kind === "order") control.value = item.dataset.mark;
         else control.checked = item.dataset.mark === "x";
     });
-    question.querySelector("button").click();
+    question.querySelector(".quiz-check").click();
 })"""
 # Every choice by itself: what opens below it.
 TRY_EACH = """() => [...document.querySelectorAll("[data-kind=one] li[data-mark]")].map((item) => {
     const question = item.closest("fieldset");
     item.querySelector("input").click();
-    question.querySelector("button").click();
+    question.querySelector(".quiz-check").click();
     return [item.dataset.mark, question.querySelector("[role=status]").textContent,
             ...[...question.querySelectorAll("[open] > p:first-of-type")].map((why) => why.textContent)];
 })"""
@@ -330,7 +330,7 @@ def test_the_books_questions(quizzes: Path, browser: Browser) -> None:
         assert 6 <= n <= 10, path.stem
         assert n == len(re.findall(r"^:::\{question\}", path.read_text(), re.MULTILINE))
         page.evaluate(SOLVE)
-        assert score(page) == f"Right at the first try: {n} of {n} answered; {n} questions.", path.stem
+        assert score(page) == f"Answered: {n} of {n}. Right at the first try: {n}.", path.stem
         for why in page.locator(".quiz-why").all():
             assert why.locator("a").count(), f"{path.stem}: no link in {why.inner_text()!r}"
         page.reload(wait_until="load")
