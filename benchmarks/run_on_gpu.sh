@@ -4,7 +4,7 @@
 #   benchmarks/run_on_gpu.sh [FOLDER]
 # Set TOPK_IMDB to a folder with the IMDB set where the hub cannot be reached.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 save() { if [ -n "${1:-}" ]; then mkdir -p "$1" && tar czf "$1/results.tar.gz" results; fi; }
 python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' || { echo "no GPU is visible to PyTorch here" >&2; exit 2; }
