@@ -321,7 +321,9 @@ TRY_EACH = """() => [...document.querySelectorAll("[data-kind=one] li[data-mark]
 
 
 def test_the_books_questions(quizzes: Path, browser: Browser) -> None:
-    assert [path.stem for path in QUIZZES] == [f"quiz_{part}" for part in (1, 2, 3, 4, 7)]
+    in_toc = re.findall(r"file: book/(quiz_\d+)$", (ROOT / "_toc.yml").read_text(), re.MULTILINE)
+    assert [path.stem for path in QUIZZES] == in_toc
+    assert len(in_toc) >= 5
     page = browser.new_page()
     page.set_default_timeout(HANGING)
     for path in QUIZZES:
