@@ -63,7 +63,7 @@ class Loop(nn.Module):
                 (expert.down, ours.experts.down, ours.experts.down_bias),
             ):
                 layer.weight.data = weight.data[number].T.contiguous()  # type: ignore[union-attr]
-                layer.bias.data = bias.data[number, 0].clone()  # type: ignore[union-attr, index]
+                layer.bias.data = bias.data[number, 0].clone()  # type: ignore[union-attr]
 
     def forward(self, hidden: Tensor) -> Tensor:
         flat = hidden.flatten(0, 1)

@@ -13,6 +13,7 @@ python3 -m pytest -q -m gpu tests || [ $? -eq 5 ] || echo "GPU tests failed: the
 for operator in hard soft sample; do
   python3 benchmarks/ops.py "$operator" || echo "failed, going on: $operator" >&2
 done
+python3 benchmarks/routing.py || echo "failed, going on: routing" >&2
 for study in rules imdb; do
   python3 -m topk_lib.cli study "$study" || echo "failed, going on: $study" >&2
 done

@@ -75,9 +75,9 @@ def test_gradients_in_low_precision_follow_float64(dtype: torch.dtype) -> None:
     at = places(torch.tensor(SLOTS, device=DEVICE), 6)
     y, weights, g = rows(7, 40, dtype), torch.rand(7, device=DEVICE), rows(6, 40, dtype, 3)
 
-    def gradients(*inputs: Tensor) -> tuple[Tensor, ...]:
-        inputs = tuple(x.requires_grad_() for x in inputs)
-        return torch.autograd.grad(combine(*inputs, at), inputs, g.to(inputs[0].dtype))
+    def gradients(y: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        inputs = y.requires_grad_(), weights.requires_grad_()
+        return torch.autograd.grad(combine(*inputs, at), inputs, g.to(y.dtype))
 
     got = gradients(y.clone(), weights.clone())
     expected = gradients(y.double(), weights.double())
@@ -110,8 +110,9 @@ def test_transforms_and_compiler() -> None:
     torch.testing.assert_close(compiled(x, weights), expected)
     many = torch.vmap(there_and_back)(x.expand(2, 6, 3), weights.expand(2, 7))
     torch.testing.assert_close(many[1], expected)
-    _, moved = torch.func.jvp(there_and_back, (x, weights), (x, weights))
-    up, down = (there_and_back(x * (1 + h), weights * (1 + h)) for h in (1e-3, -1e-3))
+    pair: Any = torch.func.jvp(there_and_back, (x, weights), (x, weights))
+    moved = pair[1]
+    up, down = [there_and_back(x * (1 + h), weights * (1 + h)) for h in (1e-3, -1e-3)]
     torch.testing.assert_close(moved, (up - down) / 2e-3, rtol=1e-2, atol=1e-3)
     leaf = x.clone().requires_grad_()
     (grad,) = torch.autograd.grad(there_and_back(leaf, weights).sum(), leaf)

@@ -29,7 +29,7 @@ CAUSAL: dict[str, Any] = {
 def trained(layer: Routed, steps: int = 3) -> Routed:
     torch.manual_seed(0)
     for _ in range(steps):
-        (layer(torch.randn(4, 8, 6)).square().sum() + layer.loss).backward()  # type: ignore[no-untyped-call]
+        (layer(torch.randn(4, 8, 6)).square().sum() + layer.loss).backward()
     return layer.eval()
 
 
@@ -126,9 +126,9 @@ def test_a_predictor_learns_who_is_chosen_and_leaves_the_model_alone() -> None:
     texts = torch.randn(8, 32, 6, requires_grad=True)
     before = layer.gap(texts)
     layer(texts)
-    (loss,) = [layer.loss]
-    assert torch.autograd.grad(loss, texts, allow_unused=True, retain_graph=True) == (None,)
-    assert torch.autograd.grad(loss, layer.router.weight, allow_unused=True) == (None,)
+    layer.loss.backward()  # type: ignore[no-untyped-call]
+    assert texts.grad is None
+    assert layer.router.weight.grad is None
     optimizer = torch.optim.Adam(layer.predictor.parameters(), 0.05)
     for _ in range(25):
         layer(texts.detach())

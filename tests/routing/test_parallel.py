@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from topk_lib.routing import ExpertChoice, TokenChoice, gather_experts, shard_experts
 
 
-def two_layers() -> nn.ModuleList:
-    torch.manual_seed(0)
-    return nn.ModuleList(
-        [ExpertChoice(6, 8, 4, capacity=1.5), TokenChoice(6, 8, 4, k=2, balance=None, activation="swiglu")]
-    ).double()
+class Two(nn.Module):
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        super().__init__()
+        self.first = ExpertChoice(6, 8, 4, capacity=1.5)
+        self.second = TokenChoice(6, 8, 4, k=2, balance=None, activation="swiglu")
+        self.double()
 
-
-def answer(layers: nn.ModuleList, hidden: Tensor, valid: Tensor) -> Tensor:
-    for layer in layers:
-        hidden = hidden + layer(hidden, valid)
-    return hidden
+    def forward(self, hidden: Tensor, valid: Tensor) -> Tensor:
+        hidden = hidden + self.first(hidden, valid)
+        answer: Tensor = hidden + self.second(hidden, valid)
+        return answer
 
 
 def texts() -> tuple[Tensor, Tensor]:
@@ -33,31 +34,27 @@ def texts() -> tuple[Tensor, Tensor]:
 
 def _one_of_two(rank: int, file: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-    whole, (hidden, valid) = two_layers(), texts()
-    expected = answer(whole, hidden, valid)
-    expected.square().mean().backward()  # type: ignore[no-untyped-call]
-    shared: Any = shard_experts(two_layers())
+    whole, (hidden, valid) = Two(), texts()
+    expected = whole(hidden, valid)
+    expected.square().mean().backward()
+    shared: Any = shard_experts(Two())
     own = slice(2 * rank, 2 * rank + 2)
-    assert shared[0].experts.up.shape == (2, 6, 8)
+    assert shared.first.experts.up.shape == (2, 6, 8)
     with pytest.raises(ValueError, match="shared out already"):
         shard_experts(shared)
-    trained = nn.parallel.DistributedDataParallel(shared, broadcast_buffers=False)
-    mine = hidden[own].clone().requires_grad_()
-    got = answer(trained.module, mine, valid[own])
+    averaged = nn.parallel.DistributedDataParallel(shared)
+    got = averaged(hidden[own], valid[own])
     torch.testing.assert_close(got, expected[own])
-    got.square().mean().backward()  # type: ignore[no-untyped-call]
-    for layer, same in zip(shared, whole, strict=True):
-        router = layer.router.weight.grad.clone()
-        dist.all_reduce(router)
-        torch.testing.assert_close(router / 2, same.router.weight.grad)
-        for part, full in zip(layer.experts.parameters(), same.experts.parameters(), strict=True):
-            torch.testing.assert_close(part.grad, full.grad[own])
-    silent = answer(shared, hidden[own], torch.zeros_like(valid[own]) if rank else valid[own])
+    got.square().mean().backward()
+    for (name, part), full in zip(shared.named_parameters(), whole.parameters(), strict=True):
+        assert full.grad is not None
+        torch.testing.assert_close(part.grad, full.grad[own] if "experts" in name else full.grad)
+    silent = shared(hidden[own], torch.zeros_like(valid[own]) if rank else valid[own])
     torch.testing.assert_close(silent, hidden[own] if rank else expected[own])
     gather_experts(shared)
     for name, weight in whole.state_dict().items():
         assert torch.equal(shared.state_dict()[name], weight)
-    torch.testing.assert_close(answer(shared, hidden, valid), expected)
+    torch.testing.assert_close(shared(hidden, valid), expected)
     with pytest.raises(ValueError, match="3 experts cannot be shared evenly by 2 processes"):
         shard_experts(ExpertChoice(6, 8, 3))
     dist.barrier()
@@ -70,6 +67,6 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
 
 def test_without_processes_or_experts() -> None:
     with pytest.raises(RuntimeError, match=r"call torch\.distributed\.init_process_group"):
-        shard_experts(two_layers())
-    layers = two_layers()
-    assert gather_experts(layers) is layers
+        shard_experts(Two())
+    model = Two()
+    assert gather_experts(model) is model

@@ -7,6 +7,13 @@ from topk_lib.checks.a_few_parameters import (
     check_lora_merge,
     check_lora_size,
 )
+from topk_lib.checks.each_expert_chooses import (
+    check_balance,
+    check_combine,
+    check_leak,
+    check_room,
+    check_routed_step,
+)
 from topk_lib.checks.each_query_chooses import (
     check_cache_bytes,
     check_heavy_mask,
@@ -128,6 +135,7 @@ __all__ = [
     "check_agreement",
     "check_all_reduce",
     "check_all_to_all",
+    "check_balance",
     "check_beats",
     "check_best_block",
     "check_best_in_order",
@@ -141,6 +149,7 @@ __all__ = [
     "check_cheaper",
     "check_chi_squared",
     "check_clip_threshold",
+    "check_combine",
     "check_combined",
     "check_common_beats_rare",
     "check_corrected",
@@ -161,6 +170,7 @@ __all__ = [
     "check_keep_negation",
     "check_key_to_float",
     "check_layer_cost",
+    "check_leak",
     "check_left_out",
     "check_limit",
     "check_link",
@@ -194,6 +204,8 @@ __all__ = [
     "check_repeated",
     "check_reservoir",
     "check_rms_norm",
+    "check_room",
+    "check_routed_step",
     "check_rows_mask",
     "check_sampling_probabilities",
     "check_saving",

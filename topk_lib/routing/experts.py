@@ -68,9 +68,9 @@ class Experts(nn.Module):
         """As many tokens for each expert: (experts, tokens, d) to the same."""
         hidden = torch.bmm(x, self.up)
         if self.up_bias is not None:
-            hidden = hidden + self.up_bias
+            hidden = hidden.add_(self.up_bias)  # no derivative needs it as it was
         out = torch.bmm(self._act(hidden), self.down)
-        return out if self.down_bias is None else out + self.down_bias
+        return out if self.down_bias is None else out.add_(self.down_bias)
 
     def each(self, x: Tensor, counts: Sequence[int]) -> Tensor:
         """Any number of tokens for each expert.

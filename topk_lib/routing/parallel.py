@@ -69,7 +69,7 @@ def shard_experts(model: nn.Module, group: Any = None) -> nn.Module:
             weight.register_hook(lambda g: g / world)  # type: ignore[no-untyped-call]
         layer.work = exchange(layer.experts.each, group)
         left_alone += [f"{name}.experts.{part}" for part, _ in layer.experts.named_parameters()]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, left_alone)
+    _leave_alone(model, left_alone)
     return model
 
 
@@ -83,8 +83,12 @@ def gather_experts(model: nn.Module, group: Any = None) -> nn.Module:
                 dist.all_gather(parts, weight.detach().contiguous(), group=group)
                 setattr(layer.experts, name, nn.Parameter(torch.cat(parts)))  # without the hook
             layer.work = None
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, [])
+    _leave_alone(model, [])
     return model
+
+
+def _leave_alone(model: nn.Module, names: list[str]) -> None:
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]
 
 
 def exchange(work: Work, group: Any) -> Work:

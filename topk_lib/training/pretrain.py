@@ -8,6 +8,7 @@ goes on to compute is the same bit for bit. ``accelerate`` gives the device and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -127,6 +128,8 @@ def pretrain(
     splits: tuple[str, ...] | None = None,
     corpus: str | Path | None = None,
     quiet: bool = False,
+    change: Callable[[Any], Any] | None = None,
+    after: Callable[[Loop], object] | None = None,
     **options: Any,
 ) -> PretrainResult:
     """Pretrain a small model on texts without labels, or an encoder further.
@@ -148,6 +151,11 @@ def pretrain(
         source, splits: of the texts, as in :func:`~topk_lib.data.stream_texts`.
         corpus: folder for the token ids, which several runs may share; None: in ``output``.
         quiet: print nothing.
+        change: what the model becomes before it learns: given the new model, returns the one to train (with
+            :func:`~topk_lib.routing.upcycle`, one of experts). The seed of the run draws its weights, too.
+            After an interruption, give the same.
+        after: called after each step, with the :class:`~topk_lib.training.pretrain_loop.Loop`; its time is
+            not counted.
         **options: the fields of :class:`PretrainSettings`:
 
             - ``objective``: "masked" (a ModernBERT: norms before each part, rotary positions) or "causal"
@@ -200,7 +208,7 @@ def pretrain(
             places.write_fields(folder / places.PRETRAINING, _kept(settings))
             if not quiet:
                 print(_told(ids.about))
-        loop = Loop(folder, settings, ids, state, quiet)
+        loop = Loop(folder, settings, ids, state, quiet, change, after)
         check_same(folder, texts=ids.about["fingerprint"], step=loop.step)
         for end in settings.ends:
             made = loop.snapshot(end)

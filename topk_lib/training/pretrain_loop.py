@@ -18,6 +18,7 @@ from torch import nn
 from transformers import set_seed
 
 from topk_lib.models import errors_only
+from topk_lib.routing import routing_loss
 from topk_lib.training import folder as places
 from topk_lib.training.corpus import Corpus
 from topk_lib.training.objective import block_losses, mean_and_error, new_model, to_guess, token_losses
@@ -41,13 +42,25 @@ class Loop:
         ids: the corpus.
         state: of accelerate; says which device, and which of how many processes.
         quiet: print nothing.
+        change: what the model becomes before it learns.
+        after: called after each step, with the loop.
     """
 
-    def __init__(self, folder: Path, settings: Any, ids: Corpus, state: Any, quiet: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Any,
+        ids: Corpus,
+        state: Any,
+        quiet: bool,
+        change: Callable[[Any], Any] | None = None,
+        after: Callable[[Loop], object] | None = None,
+    ) -> None:
         self.folder, self.settings, self.ids, self.state = folder, settings, ids, state
-        self.quiet = quiet or not state.is_main_process
+        self.quiet, self.after = quiet or not state.is_main_process, after
         set_seed(settings.seed)
-        self.model = new_model(settings, ids.tokenizer).to(state.device).train()
+        model = new_model(settings, ids.tokenizer)
+        self.model = (model if change is None else change(model)).to(state.device).train()
         self.through = Through(self.model)
         self.sharded = settings.shard and state.num_processes > 1
         if self.sharded:
@@ -112,7 +125,8 @@ class Loop:
         with self._autocast():
             loss = self.through(token_losses, read, ids, chosen).sum() / guesses
         # what is sharded is averaged over the processes, and a sum is wanted
-        (loss * world if self.sharded else loss).backward()
+        whole = loss + routing_loss(self.model) / world
+        (whole * world if self.sharded else whole).backward()
         told = torch.tensor([loss.detach().item(), 0.0, float(due and rank == 0)], dtype=torch.float64)
         if world > 1 and not self.sharded:
             for parameter in self.model.parameters():
@@ -135,6 +149,8 @@ class Loop:
         self.losses.append((self.step, self.seconds / 60, loss_now))
         if not self.quiet and self.step % 100 == 0:
             print(f"step {self.step:,}, {self.seconds / 60:.1f} min: loss {loss_now:.3f}", flush=True)
+        if self.after is not None:
+            self.after(self)
         return bool(wanted)
 
     def _autocast(self) -> Any:
