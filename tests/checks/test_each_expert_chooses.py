@@ -140,7 +140,7 @@ def step(
     error = nn.functional.mse_loss(model(hidden), target)
     loss = error + add * routing_loss(model)
     if backward:
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     if clear:
         optimiser.zero_grad()
@@ -151,7 +151,7 @@ def stale(model: nn.Module, optimiser: Any, hidden: Tensor, target: Tensor) -> f
     own = routing_loss(model)
     error = nn.functional.mse_loss(model(hidden), target)
     optimiser.zero_grad()
-    (error + (own.detach() if isinstance(own, Tensor) else own)).backward()
+    (error + (own.detach() if isinstance(own, Tensor) else own)).backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return error.item()
 

@@ -63,3 +63,28 @@ def test_rows_of_the_table() -> None:
         "most": pytest.approx(3.6), "unchosen": pytest.approx(0.1), "fullest": 1.5, "ms": 8.0,
     }  # fmt: skip
     assert experts.table({}, "experts_masked") == []
+
+
+def test_curves_against_the_time_of_a_step() -> None:
+    speed = {"masked": {"metrics": {"top2": {"ms": 60.0}, "expert_choice": {"ms": 120.0}}}}
+    results = {"experts_masked": runs(2), "experts_speed": speed}
+    minutes, losses = experts.against_time(results, "experts_masked", ("top2", "expert_choice"), 4)
+    assert minutes == pytest.approx([0.2, 0.3, 0.4, 0.5])
+    assert losses["top-2"] == pytest.approx([7.0, 6.0, 5.0, 4.0])
+    assert losses["expert choice"] == pytest.approx([7.0, 6.0, 5.0, 4.0])  # a step of it takes twice as long
+    assert experts.against_time({"experts_masked": runs(1)}, "experts_masked", ("top2",))[1] == {}
+
+
+def test_rows_of_causal_models() -> None:
+    one = run("threshold", 0, SLOW, 4.0)
+    one["metrics"] |= {
+        "loss_choice": 3.9,
+        "gap": [{"agree": 0.8, "output": 0.1}, {"agree": 0.6, "output": 0.3}],
+    }
+    rows = experts.decoding({"threshold-s0": one, "dense-s0": run("dense", 0, SLOW, 5.0)})
+    assert [row["kind"] for row in rows] == ["dense", "expert threshold"]
+    assert np.isnan(rows[0]["by choice"])
+    assert rows[1] == {
+        "kind": "expert threshold", "seeds": 1, "loss": 4.0, "by choice": 3.9,
+        "agree": pytest.approx(0.7), "moved": pytest.approx(0.2),
+    }  # fmt: skip

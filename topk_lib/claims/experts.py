@@ -10,7 +10,7 @@ from scipy.stats import t as student
 
 from topk_lib.claims.compare import ENOUGH, LEVEL, Record, Results
 
-__all__ = ["NAMES", "Race", "by_kind", "race", "sentence", "table"]
+__all__ = ["NAMES", "Race", "against_time", "by_kind", "decoding", "race", "sentence", "table"]
 
 NAMES = {
     "dense": "dense",
@@ -87,11 +87,11 @@ def sentence(runs: Mapping[str, Record], first: str, second: str) -> str:
     """What the records say of two kinds, in words."""
     found, a, b = race(runs, first, second), NAMES[first], NAMES[second]
     if found is None:
-        return f"{a.capitalize()} beside {b}: not yet measured."
+        return f"{a[0].upper()}{a[1:]} beside {b}: not yet measured."
     seeds = len(found.gaps)
     gap = float(np.mean(found.gaps))
     start = (
-        f"{a.capitalize()} ends {abs(gap):.3f} nats {'below' if gap > 0 else 'above'} {b} "
+        f"{a[0].upper()}{a[1:]} ends {abs(gap):.3f} nats {'below' if gap > 0 else 'above'} {b} "
         f"({', '.join(f'{-one:+.3f}' for one in found.gaps)}"
     )
     if seeds < ENOUGH:
@@ -129,6 +129,59 @@ def table(results: Results, experiment: str) -> list[dict[str, Any]]:
                 "unchosen": _mean([layer["unchosen"] for layer in layers]),
                 "fullest": _mean([max(layer["load"]) for layer in layers]),
                 "ms": speed["metrics"][kind]["ms"] if speed else float("nan"),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def against_time(
+    results: Results, experiment: str, kinds: Sequence[str], points: int = 30
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The mean curve of each kind against the time that its steps take.
+
+    The time of a step is the one that was measured for all kinds in turns: that of the training itself holds
+    whatever else the machine did.
+
+    Returns:
+        (points,) minutes of processor time, as far as the fastest kind goes, and for each kind's name its
+        held-out loss there; nothing where no time or no curve is recorded.
+    """
+    speed = results.get("experts_speed", {}).get(experiment.removeprefix("experts_"))
+    found = {k: v for k, v in by_kind(results.get(experiment, {})).items() if k in kinds}
+    if not speed or not found:
+        return np.empty(0), {}
+    per_step = {kind: speed["metrics"][kind]["ms"] / 60_000 for kind in found}
+    steps = np.array([step for step, *_ in next(iter(found.values()))[0]["metrics"]["curve"]])
+    first = max(steps[0] * each for each in per_step.values())
+    minutes = np.linspace(first, steps[-1] * min(per_step.values()), points)
+    losses = {
+        NAMES[kind]: np.interp(
+            minutes,
+            steps * per_step[kind],
+            np.mean([[loss for *_, loss in one["metrics"]["curve"]] for one in runs], axis=0),
+        )
+        for kind, runs in found.items()
+    }
+    return minutes, losses
+
+
+def decoding(runs: Mapping[str, Record]) -> list[dict[str, Any]]:
+    """A row for each kind of causal model: what it loses when each token decides alone.
+
+    Returns:
+        ``kind``, ``seeds``, ``loss``; ``by choice``, the loss with the choice of training; and over all
+        layers and seeds the means of ``agree`` and ``moved`` (see :class:`~topk_lib.routing.Gap`).
+    """
+    rows = []
+    for kind, found in by_kind(runs).items():
+        gaps = [gap for one in found for gap in one["metrics"].get("gap", [])]
+        ahead = [one["metrics"]["loss_choice"] for one in found if "loss_choice" in one["metrics"]]
+        rows.append(
+            {
+                "kind": NAMES[kind], "seeds": len(found),
+                "loss": _mean([one["metrics"]["loss"] for one in found]), "by choice": _mean(ahead),
+                "agree": _mean([gap["agree"] for gap in gaps]),
+                "moved": _mean([gap["output"] for gap in gaps]),
             }
         )  # fmt: skip
     return rows

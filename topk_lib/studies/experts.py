@@ -80,7 +80,7 @@ _UPCYCLED: dict[str, dict[str, Any]] = {
     # no loss for the balance, which fine-tuning would have to be told of
     "token_choice": {"kind": "token_choice", "k": 2, "balance": "bias"},
 }
-_FINE = {"n": 1000, "k": 64, "experts": 8, "layers": [1, 3, 5]}
+_FINE: dict[str, Any] = {"n": 1000, "k": 64, "experts": 8, "layers": [1, 3, 5]}
 _ROOT = Path("runs") / "experts"
 
 
@@ -152,7 +152,7 @@ def flops(model: Any, objective: str, mask_rate: float = 0.15) -> dict[str, floa
     work = one * inner * (layers - len(routed))
     router = 0.0
     for part in routed:
-        met = part.capacity if isinstance(part, ExpertChoice) else part.k  # type: ignore[attr-defined]
+        met = part.capacity if isinstance(part, ExpertChoice) else getattr(part, "k", 1)
         work += one * part.experts.down.shape[1] * float(met)
         small = [m for name, m in part.named_modules() if name.startswith(("router", "predictor"))]
         router += sum(2 * m.weight.numel() for m in small if isinstance(m, nn.Linear))
@@ -221,7 +221,7 @@ def _timed(objective: str, rounds: int = 7, steps: int = 5) -> Made:
                 ids = corpus.batch(step, settings.batch_size, 0)
                 read, chosen = to_guess(ids, corpus.tokenizer, settings.mask_rate, seed=0, step=step)
                 loss = token_losses(model, read, ids, chosen).mean() + routing_loss(model)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 optimiser.zero_grad()
             seconds[kind].append((time.process_time() - begun) / steps)
