@@ -218,7 +218,7 @@ def _step(*, add: float = 1.0, clear: bool = True) -> Callable[..., float]:
         error = nn.functional.mse_loss(model(hidden), target)
         if clear:
             optimiser.zero_grad()
-        (error + add * routing_loss(model)).backward()
+        (error + add * routing_loss(model)).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         return error.item()
 
