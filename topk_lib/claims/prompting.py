@@ -116,7 +116,7 @@ def prompts_do(results: Results) -> Finding:
         low, high = limits(gaps[n], level)
         each = " · ".join(_cited(r["run"], way) for r in found)
         evidence.append(
-            f"{n} examples: {each}: {_WORDS[signs[n]]} none, by {100 * low:+.1f} to {100 * high:+.1f} "
+            f"{n} examples: {each}: {_WORDS[signs[n]]} none, by {100 * low:+.0f} to {100 * high:+.0f} "
             f"points (draws of examples: {len(found)})"
         )
     best, worst = (
