@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from topk_lib.claims.decoding import NAMES, speculation, writing
@@ -9,7 +11,7 @@ from topk_lib.studies.decoding import RULES
 
 
 def test_rows_are_means_over_the_seeds_there_are() -> None:
-    found = {
+    found: dict[str, dict[str, Any]] = {
         "k5-s0": {"metrics": {"perplexity": 4.0, "repeated_4": 0.1}},
         "k5-s1": {"metrics": {"perplexity": 6.0, "repeated_4": 0.3}},
         "k1-s0": {"metrics": {"perplexity": 2.0}},

@@ -110,7 +110,8 @@ def test_transforms_and_compiler() -> None:
     torch.testing.assert_close(compiled(x, weights), expected)
     many = torch.vmap(there_and_back)(x.expand(2, 6, 3), weights.expand(2, 7))
     torch.testing.assert_close(many[1], expected)
-    _, moved = torch.func.jvp(there_and_back, (x, weights), (x, weights))
+    pair: Any = torch.func.jvp(there_and_back, (x, weights), (x, weights))
+    moved = pair[1]
     up, down = [there_and_back(x * (1 + h), weights * (1 + h)) for h in (1e-3, -1e-3)]
     torch.testing.assert_close(moved, (up - down) / 2e-3, rtol=1e-2, atol=1e-3)
     leaf = x.clone().requires_grad_()

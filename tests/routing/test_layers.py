@@ -146,11 +146,9 @@ def test_low_precision_follows(name: str, dtype: torch.dtype) -> None:
 @every
 def test_gradients(name: str) -> None:
     layer, (hidden, valid) = made(name, torch.float64), texts(2, 3, torch.float64)
-    parameters = [parameter for parameter in layer.parameters() if parameter.numel() <= 18]
-    assert layer.router.weight in set(parameters)
-    hidden.requires_grad_()
+    inputs = hidden.requires_grad_(), *layer.parameters()
     # Steps this small change nobody's choice.
-    assert torch.autograd.gradcheck(lambda *_: layer(hidden, valid[:, :3]), (hidden, *parameters))
+    assert torch.autograd.gradcheck(lambda *_: layer(hidden, valid[:, :3]), inputs, fast_mode=True)
 
 
 def test_the_routers_gradient_says_what_leaving_an_expert_out_would_do() -> None:
@@ -278,6 +276,31 @@ def test_a_bias_evens_the_loads_and_moves_once_a_step() -> None:
     # the weights are those of the router, not of the bias
     assert layer._last.scores is not None
     torch.testing.assert_close(layer._last.scores.sum(-1), torch.ones(4, 50))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["experts", "top-2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_give_the_same_layer(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layer, hidden = made(name, dtype).to(device), texts(2, 4, dtype)[0].to(device)
+    found = []
+    for backend in ("torch", "triton"):
+        monkeypatch.setenv("TOPK_BACKEND", backend)
+        answer = layer(hidden)
+        found.append([answer, *torch.autograd.grad(answer.float().square().sum(), tuple(layer.parameters()))])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=8 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
+
+
+def test_compiles_without_a_break() -> None:
+    layer, (hidden, _) = made("experts"), texts()
+    compiled: Any = torch.compile(layer.eval(), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(hidden), layer(hidden))
+    (got,) = torch.autograd.grad(compiled(hidden).sum(), layer.router.weight)
+    (expected,) = torch.autograd.grad(layer(hidden).sum(), layer.router.weight)
+    torch.testing.assert_close(got, expected)
 
 
 def test_copies_and_pickles_after_a_call() -> None:

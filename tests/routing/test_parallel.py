@@ -36,15 +36,16 @@ def _one_of_two(rank: int, file: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
     whole, (hidden, valid) = Two(), texts()
     expected = whole(hidden, valid)
-    expected.square().mean().backward()  # type: ignore[no-untyped-call]
+    expected.square().mean().backward()
     shared: Any = shard_experts(Two())
     own = slice(2 * rank, 2 * rank + 2)
     assert shared.first.experts.up.shape == (2, 6, 8)
     with pytest.raises(ValueError, match="shared out already"):
         shard_experts(shared)
-    got = nn.parallel.DistributedDataParallel(shared)(hidden[own], valid[own])
+    averaged = nn.parallel.DistributedDataParallel(shared)
+    got = averaged(hidden[own], valid[own])
     torch.testing.assert_close(got, expected[own])
-    got.square().mean().backward()  # type: ignore[no-untyped-call]
+    got.square().mean().backward()
     for (name, part), full in zip(shared.named_parameters(), whole.parameters(), strict=True):
         assert full.grad is not None
         torch.testing.assert_close(part.grad, full.grad[own] if "experts" in name else full.grad)

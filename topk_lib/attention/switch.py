@@ -121,7 +121,7 @@ def _before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         return
     cache = kwargs.get("past_key_values")
     layers = getattr(cache, "layers", None) or []
-    held = layers[module.layer_idx] if module.layer_idx < len(layers) else None
+    held = layers[module.layer_idx] if layers and module.layer_idx < len(layers) else None
     reader: Reader | None = held if hasattr(held, "read") else getattr(module, "topk_choice", None)
     indices = None
     if reader is not None and reader.indexer is not None:

@@ -67,7 +67,7 @@ def check_share(share: Callable[[list[int], int, int], Sequence[int]]) -> str:
 @check
 def check_combined(combined: Callable[[Sequence[float], Sequence[int]], float]) -> str:
     """Check a learner's ``combined(sums, counts)``: a batch's mean loss from what each process has."""
-    for sums, counts in (([6.0, 2.0], [2, 2]), ([6.0, 2.0], [3, 1]), ([5.0, 0.0, 4.0], [2, 0, 7])):
+    for sums, counts in (([6.0, 2.0], [2, 2]), ([5.0, 3.0], [2, 4]), ([5.0, 0.0, 4.0], [2, 0, 7])):
         right = sum(sums) / sum(counts)
         try:
             got = float(combined(list(sums), list(counts)))

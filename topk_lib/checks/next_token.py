@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from topk_lib.checks.base import check, close, differ, floats
-from topk_lib.decoding import TopKSampler, continuation_losses, repeated
+from topk_lib.decoding import continuation_losses, continue_texts, repeated
 from topk_lib.models import load_language_model
 
 __all__ = [
@@ -185,16 +185,11 @@ def check_writing_rule(rule: Mapping[str, Any]) -> str:
     if unknown:
         return f"Not yet: {sorted(unknown)[0]!r} is none of k, top_p, min_p, temperature."
     model, tokenizer = load_language_model()
-    batch = tokenizer(list(_BEGINNINGS) * 2, return_tensors="pt", padding=True, padding_side="left")
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    sampler = TopKSampler(ids.shape[1], **rule, seed=0)
-    written = model.generate(
-        ids, attention_mask=mask, do_sample=False, min_new_tokens=40, max_new_tokens=40,
-        logits_processor=[sampler], pad_token_id=tokenizer.eos_token_id,
-    )[:, ids.shape[1] :]  # fmt: skip
+    texts = list(_BEGINNINGS) * 2
+    written = continue_texts(model, tokenizer, texts, 40, **rule)
     surprises = [
-        continuation_losses(model, row[real.bool()][None], more[None]).mean()
-        for row, real, more in zip(ids, mask, written, strict=True)
+        continuation_losses(model, tokenizer(text, return_tensors="pt")["input_ids"], more[None]).mean()
+        for text, more in zip(texts, written, strict=True)
     ]
     again = [repeated(one, 4) for one in written.tolist()]
     perplexity, share = math.exp(torch.stack(surprises).mean()), sum(again) / len(again)

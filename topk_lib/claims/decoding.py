@@ -73,7 +73,8 @@ def speculation(found: Mapping[str, Mapping[str, Any]]) -> list[Row]:
                         "temperature": heat, "draft": draft, "seeds": len(seeds),
                         "stays": sum(one["accepted"] for one in every) / drafted if drafted else None,
                         "tokens_per_pass": float(np.mean([one["tokens_per_pass"] for one in every])),
-                        "speed": float(np.mean(speeds)), "speed least": min(speeds), "speed most": max(speeds),
+                        "speed": float(np.mean(speeds)),
+                        "speed least": min(speeds), "speed most": max(speeds),
                     }
                 )  # fmt: skip
     return rows

@@ -2,7 +2,7 @@
 
 from topk_lib.decoding.contrastive import contrastive_search
 from topk_lib.decoding.measures import Loop, continuation_losses, distinct, find_loop, repeated, self_bleu
-from topk_lib.decoding.processors import TopKFilter, TopKSampler
+from topk_lib.decoding.processors import TopKFilter, TopKSampler, continue_texts
 from topk_lib.decoding.speculative import (
     BigramDraft,
     EarlyExitDraft,
@@ -22,6 +22,7 @@ __all__ = [
     "TopKSampler",
     "accept_draft",
     "continuation_losses",
+    "continue_texts",
     "contrastive_search",
     "distinct",
     "find_loop",

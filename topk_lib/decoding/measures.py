@@ -80,7 +80,7 @@ def self_bleu(texts: Sequence[str]) -> float:
     if len(texts) < 2:
         raise ValueError("self-BLEU compares each text with the others: give two at least")
     if importlib.util.find_spec("sacrebleu") is None:
-        raise OSError("self-BLEU is counted by sacrebleu, which is not installed: pip install sacrebleu")
+        raise OSError("self-BLEU is counted by sacrebleu, which is missing: pip install 'topk-lib[book]'")
     from sacrebleu.metrics import BLEU
 
     bleu = BLEU(effective_order=True)

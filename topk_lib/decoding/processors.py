@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from topk_lib.ops import likely_mask, sample_topk
 from topk_lib.ops.arguments import number_per_row, seeds_per_row
 from topk_lib.ops.sample import mix
 
-__all__ = ["TopKFilter", "TopKSampler"]
+__all__ = ["TopKFilter", "TopKSampler", "continue_texts"]
 
 _ALL = 2**62
 
@@ -144,6 +144,29 @@ class TopKSampler(TopKFilter):
         drawn = sample_topk(scores, **self._rule(scores), seed=seeds)
         _check_some(drawn >= 0, scores)
         return torch.full_like(scores, -torch.inf).scatter(1, drawn[:, None], 0.0)
+
+
+@torch.inference_mode()
+def continue_texts(model: Any, tokenizer: Any, texts: Sequence[str], tokens: int, **rule: Any) -> Tensor:
+    """Let a language model go on with some texts, all of them at once.
+
+    Args:
+        model, tokenizer: as :func:`~topk_lib.models.load_language_model` returns them.
+        texts: a row each.
+        tokens: how many are written; the end of a text is not among them.
+        **rule: ``k``, ``top_p``, ``min_p``, ``temperature`` and ``seed``, as for :class:`TopKSampler`.
+
+    Returns:
+        (rows, tokens) int64, what was written.
+    """
+    batch = tokenizer(list(texts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
+    width = batch["input_ids"].shape[1]
+    written: Tensor = model.generate(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=False,
+        min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=tokenizer.pad_token_id,
+        logits_processor=[TopKSampler(width, **rule)],
+    )  # fmt: skip
+    return written[:, width:]
 
 
 def _share(name: str, value: float | Tensor) -> Tensor:

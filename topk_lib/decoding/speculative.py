@@ -73,12 +73,14 @@ class Speculation(NamedTuple):
         drafted: how many tokens were drafted.
         accepted: how many of these stayed.
         passes: how many passes of the model it took, the first, of the prompt, among them.
+        from_draft: for each token whether it was drafted.
     """
 
     tokens: list[int]
     drafted: int
     accepted: int
     passes: int
+    from_draft: list[bool]
 
 
 @torch.inference_mode()
@@ -108,6 +110,7 @@ def speculate(
     text, begun = list(text), len(text)
     cache = DynamicCache(config=model.config)
     read = drafted = accepted = passes = 0
+    from_draft: list[bool] = []
     while len(text) < begun + tokens:
         now = int(mix(mix(torch.tensor(seed)) + len(text)))
         left = min(most, begun + tokens - len(text) - 1)
@@ -119,10 +122,11 @@ def speculate(
         seeds = torch.tensor([now], device=p.device)
         kept, after = (int(x) for x in accept_draft(tried, q.to(p)[None], p[None], seeds))
         text += [*guess[:kept], after]
+        from_draft += [*[True] * kept, False]
         cache.crop(kept - len(guess))
         read = len(text) - 1
         drafted, accepted, passes = drafted + len(guess), accepted + kept, passes + 1
-    return Speculation(text[begun:], drafted, accepted, passes)
+    return Speculation(text[begun:], drafted, accepted, passes, from_draft)
 
 
 class LookupDraft:

@@ -36,8 +36,8 @@ def step_costs(steps: Mapping[str, Any], devices: int, memory: float, most: tupl
         parts = [step.compute * devices, (step.overlapped - step.compute) * devices]
         _bar(spent, y, parts, most[1], _seconds(step.overlapped), (CURVES[0], DROPPED))
     held.axvline(memory / 1e9, color="#222222", linestyle="--", linewidth=1.5)
-    held.set_xlabel(f"GB of a device (dashed: it has {memory / 1e9:.0f})")
-    spent.set_xlabel("seconds of all devices together (number: of the step)")
+    held.set_xlabel(f"GB of a device (dashed: it has {memory / 1e9:.0f})", fontsize=11)
+    spent.set_xlabel("seconds, all devices added up (in bold: the step's)", fontsize=11)
     for axes, end in zip((held, spent), most, strict=True):
         axes.set_xlim(0, end)
         axes.set_yticks(range(len(steps)), list(steps))
@@ -62,8 +62,8 @@ def _bar(
         left = min(left + part, end)
     inside = left > 0.75 * end
     axes.text(
-        left, y, f"{label} " if inside else f" {label}", va="center", ha="right" if inside else "left",
-        fontsize=11, fontweight="bold", color="white" if inside else "black",
+        0 if inside else left, y, f" {label}", va="center", fontsize=11, fontweight="bold",
+        color="white" if inside else "black",
     )  # fmt: skip
 
 

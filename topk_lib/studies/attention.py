@@ -261,7 +261,12 @@ def needle(
     def ids_of(said: str) -> Tensor:
         return torch.tensor([tokenizer(said)["input_ids"]], device=model.device)
 
-    named = torch.cat([ids_of(f" {one}") for one in COLOURS])[:, 0]
+    words = [ids_of(f" {one}")[0] for one in COLOURS]
+    if max(map(len, words)) > 1:
+        raise ValueError(
+            f"each of {', '.join(COLOURS)} must be one token, and they are not in this vocabulary"
+        )
+    named = torch.cat(words)
     fact, question, stem = ids_of(_FACT.format(COLOURS[colour])), ids_of(_QUESTION), ids_of(_STEM)
     at = int(depth * len(text))
     whole = text.to(model.device)[None]
