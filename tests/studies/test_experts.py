@@ -11,11 +11,11 @@ import torch
 
 from topk_lib import records
 from topk_lib.models import load_encoder
-from topk_lib.routing import ExpertChoice, Routed
+from topk_lib.routing import ExpertChoice, Routed, upcycle
 from topk_lib.studies import base, experts, pretraining
 from topk_lib.training.corpus import train_tokenizer
 from topk_lib.training.objective import new_model
-from topk_lib.training.pretrain import checked
+from topk_lib.training.pretrain import checked, pretrain
 
 SMALL = {"hidden_size": 16, "layers": 2, "heads": 2}
 
@@ -161,3 +161,20 @@ def test_the_choice_of_a_layer_is_that_of_training_when_it_looks_ahead() -> None
     assert [gap["load_alone"] for gap in found["gap"]] == [0, 0]
     assert [gap["load_choice"] for gap in found["gap"]] == [1, 1]
     assert [layer.stats.load for layer in layers] == [[16, 16]] * 2
+
+
+def test_what_experts_add_to_the_loss_is_learned_from_and_not_told(tmp_path: Path) -> None:
+    told, seen = {}, []
+    for rate in (0.0, 5.0):
+        made = pretrain(
+            tmp_path / f"{rate}", source="embedded", corpus=tmp_path / "corpus", quiet=True, steps=3, warmup=1,
+            vocabulary=300, length=16, batch_size=4, held_out=10, precision="fp32", **SMALL,
+            change=lambda model, rate=rate: upcycle(
+                model, 2, kind="token_choice", start="fresh", k=1, rate=rate
+            ),
+            after=lambda loop: seen.append(loop.step),
+        )  # fmt: skip
+        told[rate] = [loss for *_, loss in made.losses]
+    assert seen == [1, 2, 3] * 2
+    assert told[0.0][0] == told[5.0][0]
+    assert told[0.0][2] != told[5.0][2]
