@@ -167,8 +167,8 @@ def test_what_experts_add_to_the_loss_is_learned_from_and_not_told(tmp_path: Pat
     told, seen = {}, []
     for rate in (0.0, 5.0):
         made = pretrain(
-            tmp_path / f"{rate}", source="embedded", corpus=tmp_path / "corpus", quiet=True, steps=3, warmup=1,
-            vocabulary=300, length=16, batch_size=4, held_out=10, precision="fp32", **SMALL,
+            tmp_path / f"{rate}", source="embedded", corpus=tmp_path / "corpus", quiet=True, steps=3,
+            warmup=1, vocabulary=300, length=16, batch_size=4, held_out=10, precision="fp32", **SMALL,
             change=lambda model, rate=rate: upcycle(
                 model, 2, kind="token_choice", start="fresh", k=1, rate=rate
             ),
