@@ -1,0 +1,71 @@
+"""The embedded sets of the applied chapters are what the corpus's README says: sizes, splits, spans, tags."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from typing import Any
+
+from topk_lib.data import CORPUS_FILE
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    text = (CORPUS_FILE.parent / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def assert_sizes(rows: list[dict[str, Any]], total: int, held_out: int) -> None:
+    sizes = Counter(row["split"] for row in rows)
+    assert set(sizes) == {"train", "dev", "test"}
+    assert sum(sizes.values()) >= total
+    assert min(sizes.values()) >= held_out
+
+
+def assert_nothing_shared(texts: list[str], n: int) -> None:
+    """No two texts have ``n`` words in a row in common."""
+    seen: dict[tuple[str, ...], int] = {}
+    for number, text in enumerate(texts):
+        words = re.findall(r"[\w']+", text.lower())
+        for start in range(len(words) - n + 1):
+            gram = tuple(words[start : start + n])
+            assert seen.setdefault(gram, number) == number, " ".join(gram)
+
+
+def test_every_answer_stands_where_it_is_said_to() -> None:
+    for row in rows_of("xquad"):
+        assert list(row) == ["split", "config", "id", "context", "question", "answers"]
+        assert len(row["answers"]["text"]) == len(row["answers"]["answer_start"]) == 1
+        answer, start = row["answers"]["text"][0], row["answers"]["answer_start"][0]
+        assert answer[0].isalnum()
+        assert answer[-1].isalnum()
+        assert row["context"][start : start + len(answer)] == answer
+        assert row["question"].endswith("?" if row["config"] == "en" else "\uff1f")
+
+
+def test_paragraphs_have_four_questions_each_and_stay_in_one_split() -> None:
+    rows = rows_of("xquad")
+    english = [row for row in rows if row["config"] == "en"]
+    assert_sizes(english, 160, 32)
+    contexts: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        contexts[row["context"]].append(row)
+    for asked in contexts.values():
+        assert len({row["question"] for row in asked}) == len(asked) == 4
+        assert len({(row["split"], row["config"]) for row in asked}) == 1
+    paragraphs = sorted({row["context"] for row in english})
+    assert len(paragraphs) >= 40
+    assert all(90 <= len(context.split()) <= 160 for context in paragraphs)
+    assert_nothing_shared(paragraphs, 6)
+
+
+def test_the_chinese_questions_are_those_of_the_same_names_in_english() -> None:
+    english, chinese = (
+        {row["id"]: row for row in rows_of("xquad") if row["config"] == c} for c in ("en", "zh")
+    )
+    assert len(english) + len(chinese) == len(rows_of("xquad"))
+    assert len(chinese) >= 40
+    for name, row in chinese.items():
+        assert row["split"] == english[name]["split"]
+        assert re.search("[一-鿿]", row["context"])
+    assert {row["split"] for row in chinese.values()} == {"train", "dev", "test"}
