@@ -69,3 +69,21 @@ def test_the_chinese_questions_are_those_of_the_same_names_in_english() -> None:
         assert row["split"] == english[name]["split"]
         assert re.search("[一-鿿]", row["context"])
     assert {row["split"] for row in chinese.values()} == {"train", "dev", "test"}
+
+
+def test_every_abstract_has_one_best_sentence_and_a_summary_of_its_own_words() -> None:
+    rows = rows_of("scitldr")
+    assert_sizes(rows, 150, 20)
+    assert len({row["paper_id"] for row in rows}) == len(rows)
+    for row in rows:
+        assert list(row) == ["split", "paper_id", "source", "source_labels", "target"]
+        assert 4 <= len(row["source"]) <= 8
+        assert len(row["source_labels"]) == len(row["source"])
+        assert sorted(set(row["source_labels"])) == [0, 1]
+        assert sum(row["source_labels"]) == 1
+        assert 1 <= len(row["target"]) <= 2
+        for sentence in row["source"] + row["target"]:
+            assert re.fullmatch(r"[A-Z\d].*[.?]", sentence), sentence
+        assert not set(row["target"]) & set(row["source"])
+    assert_nothing_shared([" ".join(row["source"]) for row in rows], 7)
+    assert len({row["source_labels"].index(1) for row in rows}) >= 4  # no place is always the best
