@@ -87,3 +87,38 @@ def test_every_abstract_has_one_best_sentence_and_a_summary_of_its_own_words() -
         assert not set(row["target"]) & set(row["source"])
     assert_nothing_shared([" ".join(row["source"]) for row in rows], 7)
     assert len({row["source_labels"].index(1) for row in rows}) >= 4  # no place is always the best
+
+
+def names_of(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """The entities of a post, each with its type; fails where the tags are not well formed."""
+    found: list[tuple[str, list[str]]] = []
+    before = "O"
+    for token, tag in zip(row["tokens"], row["ner_tags"], strict=True):
+        if tag.startswith("I-"):
+            assert before[2:] == tag[2:], row["id"]
+            found[-1][1].append(token)
+        elif tag != "O":
+            assert tag.startswith("B-")
+            found.append((tag[2:], [token]))
+        before = tag
+    return [(kind, " ".join(tokens).lower()) for kind, tokens in found]
+
+
+def test_tags_are_well_formed_and_names_of_the_test_posts_are_unseen() -> None:
+    rows = rows_of("wnut_17")
+    assert_sizes(rows, 250, 40)
+    assert len({row["id"] for row in rows}) == len({" ".join(row["tokens"]).lower() for row in rows})
+    kinds: Counter[tuple[str, str]] = Counter()
+    splits: defaultdict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        assert list(row) == ["split", "id", "tokens", "ner_tags"]
+        assert all(token and not re.search(r"\s", token) for token in row["tokens"])
+        for kind, name in names_of(row):
+            kinds[row["split"], kind] += 1
+            splits[name].add(row["split"])
+    six = {"person", "location", "corporation", "product", "creative-work", "group"}
+    assert {kind for _, kind in kinds} == six
+    assert all(kinds[split, kind] >= 5 for split in ("train", "dev", "test") for kind in six)
+    assert all(len(found) == 1 for found in splits.values())
+    assert sum(set(row["ner_tags"]) == {"O"} for row in rows) >= 30
+    assert_nothing_shared([" ".join(row["tokens"]) for row in rows], 6)
