@@ -122,3 +122,21 @@ def test_tags_are_well_formed_and_names_of_the_test_posts_are_unseen() -> None:
     assert all(len(found) == 1 for found in splits.values())
     assert sum(set(row["ner_tags"]) == {"O"} for row in rows) >= 30
     assert_nothing_shared([" ".join(row["tokens"]) for row in rows], 6)
+
+
+def test_captions_are_pairs_of_unlike_sentences_whose_words_are_mostly_known() -> None:
+    rows = rows_of("multi30k")
+    assert_sizes(rows, 400, 40)
+    for language in ("en", "de"):
+        texts = [row[language] for row in rows]
+        assert len({text.lower() for text in texts}) == len(texts)
+        assert all(re.fullmatch(r"[A-ZÄÖÜ].*\w\.", text) for text in texts)
+        assert_nothing_shared(texts, 7)
+        known = {word for row in rows if row["split"] == "train" for word in row[language].split()}
+        tested = [word for row in rows if row["split"] == "test" for word in row[language].split()]
+        assert sum(word in known for word in tested) > 0.7 * len(tested)
+    for row in rows:
+        assert list(row) == ["split", "en", "de"]
+        assert 0.5 < len(row["de"].split()) / len(row["en"].split()) < 1.5, row["en"]
+    german = Counter(word for row in rows for word in row["de"].lower().split())
+    assert not {"the", "and", "is", "with"} & set(german)
