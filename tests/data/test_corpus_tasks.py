@@ -126,7 +126,7 @@ def test_tags_are_well_formed_and_names_of_the_test_posts_are_unseen() -> None:
 
 def test_captions_are_pairs_of_unlike_sentences_whose_words_are_mostly_known() -> None:
     rows = rows_of("multi30k")
-    assert_sizes(rows, 400, 40)
+    assert_sizes(rows, 550, 50)
     for language in ("en", "de"):
         texts = [row[language] for row in rows]
         assert len({text.lower() for text in texts}) == len(texts)
