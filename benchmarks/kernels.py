@@ -26,12 +26,24 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from topk_lib import records
-from topk_lib.kernels import hard, sample, soft
+from topk_lib.kernels import hard, route, sample, soft
 
 CARDS = {"T4": 75, "A100": 80, "H200": 90}
 _TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 BLOCKS = (256, 512, 2048, 8192, 16384)
-_NUMBERS = {"rows", "n", "width", "score_stride", "valid_stride", "grad_stride", "stride", "chunks", "chunk"}
+_NUMBERS = {
+    "rows",
+    "n",
+    "d",
+    "width",
+    "score_stride",
+    "valid_stride",
+    "grad_stride",
+    "stride",
+    "chunks",
+    "chunk",
+}
+_PLACES = {"slots", "order", "starts"}
 _POINTERS = {"valid": "*i1", "out_mask": "*i1", "out_indices": "*i64", "out": "*i64", "uniforms": "*fp64"}
 
 
@@ -51,6 +63,10 @@ def cases() -> list[tuple[str, Any, dict[str, Any]]]:
     for nucleus in (False, True):
         name = "sample_top_p" if nucleus else "sample"
         found.append((name, sample._sample_kernel, {"NUCLEUS": nucleus, "WIDE": False, "DROP": 0}))
+    for weighted in (False, True):
+        flags = {"WEIGHTED": weighted, "WIDE": False}
+        found.append(("take_weighted" if weighted else "take", route._take_kernel, flags))
+        found.append(("combine" if weighted else "take_backward", route._add_kernel, flags))
     return found
 
 
@@ -60,6 +76,8 @@ def _type(name: str, constants: dict[str, Any]) -> str:
         return "constexpr"
     if name in _NUMBERS:
         return "i32"
+    if name in _PLACES or (name == "out" and "WEIGHTED" in constants):
+        return "*i64" if name in _PLACES else "*fp32"
     if name == "ks" and "LINK" not in constants:
         return "*i32"
     return _POINTERS.get(name, "*fp64" if constants.get("WIDE") else "*fp32")

@@ -4,7 +4,7 @@
 #   benchmarks/run_on_gpu.sh [FOLDER]
 # Set TOPK_IMDB to a folder with the IMDB set where the hub cannot be reached.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 save() { if [ -n "${1:-}" ]; then mkdir -p "$1" && tar czf "$1/results.tar.gz" results; fi; }
 python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' || { echo "no GPU is visible to PyTorch here" >&2; exit 2; }
@@ -13,6 +13,7 @@ python3 -m pytest -q -m gpu tests || [ $? -eq 5 ] || echo "GPU tests failed: the
 for operator in hard soft sample; do
   python3 benchmarks/ops.py "$operator" || echo "failed, going on: $operator" >&2
 done
+python3 benchmarks/routing.py || echo "failed, going on: routing" >&2
 for study in rules imdb; do
   python3 -m topk_lib.cli study "$study" || echo "failed, going on: $study" >&2
 done

@@ -51,7 +51,10 @@ def _one_sentence() -> Iterator[None]:
     except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
         if os.environ.get("TOPK_TRACEBACK"):
             raise
-        typer.secho(f"topk-lib: {' '.join(str(error).split())}", fg="red", err=True)
+        from topk_lib.training.together import first_to_tell
+
+        if first_to_tell():
+            typer.secho(f"topk-lib: {' '.join(str(error).split())}", fg="red", err=True)
         raise typer.Exit(2) from None
 
 
@@ -213,6 +216,7 @@ def pretrain(
     held_out: Annotated[int, typer.Option(help="Texts to measure on.")] = 1000,
     seed: int = 0,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    shard: Annotated[bool, typer.Option("--shard", help="Processes share the model (FSDP).")] = False,
     quiet: bool = False,
     as_json: AsJson = False,
 ) -> None:
@@ -238,6 +242,7 @@ def pretrain(
         "held_out": held_out,
         "seed": seed,
         "precision": precision,
+        "shard": shard,
     }
     with _one_sentence():
         result = training.pretrain(

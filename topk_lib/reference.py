@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["LINKS", "hard_topk", "sample_topk", "soft_topk"]
+__all__ = ["LINKS", "expert_choice", "hard_topk", "likely", "routed", "sample_topk", "soft_topk"]
 
 
 def hard_topk(scores: Tensor, k: int, valid: Tensor | None = None) -> Tensor:
@@ -83,32 +83,101 @@ def soft_topk(scores: Tensor, k: float, temperature: float = 1.0, link: str = "s
     return torch.tensor(weights(low), dtype=torch.float64)
 
 
-def sample_topk(logits: Tensor, k: int, u: float, temperature: float = 1.0, top_p: float = 1.0) -> int:
-    """Draw one of the k most likely entries of one row.
+def likely(
+    logits: Tensor, k: int, temperature: float = 1.0, top_p: float = 1.0, min_p: float = 0.0
+) -> dict[int, float]:
+    """The entries of one row that may be drawn, in the order of position, and the weight of each.
 
     The definition: the k largest stay; of these the most likely ones that come first and weigh
-    less than ``top_p`` before the last of them; the one drawn is where the running sum of what
-    stayed, in the order of position, passes the share u.
+    less than ``top_p`` before the last of them; of these the ones that weigh at least ``min_p``, where
+    the largest weighs 1.
 
     Args:
         logits: (n,) finite, any float dtype.
         k: 1 <= k <= n.
-        u: the random number, in [0, 1).
         temperature: above 0.
         top_p: in (0, 1].
+        min_p: in [0, 1].
     """
     chosen: list[int] = hard_topk(logits[None], k)[0].nonzero().flatten().tolist()
     peak = logits.max().item()
     p = {i: math.exp((logits[i].item() - peak) / temperature) for i in chosen}
     whole, before, kept = sum(p.values()), 0.0, []
     for i in sorted(chosen, key=lambda i: (-logits[i].item(), i)):
-        if before < top_p * whole:
+        if before < top_p * whole and p[i] >= min_p:
             kept.append(i)
         before += p[i]
-    kept.sort()
-    goal, walk = u * sum(p[i] for i in kept), 0.0
-    for i in kept:
-        walk += p[i]
+    return {i: p[i] for i in sorted(kept)}
+
+
+def sample_topk(
+    logits: Tensor, k: int, u: float, temperature: float = 1.0, top_p: float = 1.0, min_p: float = 0.0
+) -> int:
+    """Draw one of the most likely entries of one row.
+
+    The definition: the one drawn is where the running sum of what stayed (see :func:`likely`), in the
+    order of position, passes the share u.
+
+    Args:
+        logits, k, temperature, top_p, min_p: as there.
+        u: the random number, in [0, 1).
+    """
+    p = likely(logits, k, temperature, top_p, min_p)
+    goal, walk = u * sum(p.values()), 0.0
+    for i, weight in p.items():
+        walk += weight
         if walk > goal:
             return i
-    return kept[-1]
+    return i
+
+
+def expert_choice(
+    scores: Tensor, capacity: int, valid: Tensor | None = None, most: int | None = None
+) -> Tensor:
+    """Say which expert takes which token.
+
+    The definition: the highest score of the whole matrix is looked at first, ties by expert, then by token;
+    its expert takes its token if it has taken fewer than ``capacity`` and the token was taken by fewer than
+    ``most``. NaN is larger than every number.
+
+    Args:
+        scores: (n, experts), any float dtype.
+        capacity: tokens an expert.
+        valid: (n,) bool, True for tokens; all of them by default.
+        most: experts a token; any number by default.
+
+    Returns:
+        (n, experts) bool.
+    """
+    n, experts = scores.shape
+    mask = torch.zeros(n, experts, dtype=torch.bool)
+    pairs = [(e, t) for e in range(experts) for t in range(n) if valid is None or bool(valid[t])]
+
+    def rank(pair: tuple[int, int]) -> tuple[bool, float]:
+        score = scores[pair[1], pair[0]].item()
+        return (False, 0.0) if score != score else (True, -score)
+
+    for e, t in sorted(pairs, key=rank):
+        if mask[:, e].sum() < capacity and (most is None or mask[t].sum() < most):
+            mask[t, e] = True
+    return mask
+
+
+def routed(
+    hidden: Tensor, gates: Tensor, mask: Tensor, experts: Sequence[Callable[[Tensor], Tensor]]
+) -> Tensor:
+    """What a layer of experts adds to each token: the sum of its experts' answers, each times its gate.
+
+    Args:
+        hidden: (n, d).
+        gates: (n, experts).
+        mask: (n, experts) bool, which expert takes which token.
+        experts: functions of (d,) to (d,).
+
+    Returns:
+        (n, d); zeros for a token that nobody took.
+    """
+    out = torch.zeros_like(hidden)
+    for t, e in mask.nonzero().tolist():
+        out[t] += gates[t, e] * experts[e](hidden[t])
+    return out

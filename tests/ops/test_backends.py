@@ -132,6 +132,7 @@ def test_all_paths_agree_from_the_least_number_to_the_largest(
         return [
             hard_topk(scores, 7).mask,
             sample_topk(scores, 7, temperature=temperature.float(), seed=seeds),
+            sample_topk(scores, 7, temperature=temperature.float(), top_p=0.7, min_p=0.02, seed=seeds),
             *(soft_topk(scores, 7.5, temperature, link=link) for link in LINKS),
         ]
 
@@ -139,9 +140,10 @@ def test_all_paths_agree_from_the_least_number_to_the_largest(
     for backend in ("torch", "triton"):
         monkeypatch.setenv("TOPK_BACKEND", backend)
         by_backend[backend] = run()
-    (mask, drawn, *weights), (kernel_mask, kernel_drawn, *kernel_weights) = by_backend.values()
-    assert torch.equal(mask, kernel_mask)
-    assert torch.equal(drawn, kernel_drawn)
+    (*chosen, _, _, _, _), (*by_kernel, _, _, _, _) = by_backend.values()
+    for path, kernel in zip(chosen, by_kernel, strict=True):
+        assert torch.equal(path, kernel)
+    weights, kernel_weights = (found[len(chosen) :] for found in by_backend.values())
     for link, one, other in zip(LINKS, weights, kernel_weights, strict=True):
         assert other.isfinite().all(), link
         assert (one.double() - other.double()).abs().max() <= max(2e-5, 2 * info.eps), link

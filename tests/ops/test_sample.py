@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from topk_lib import gumbel_topk, hard_topk, reference, sample_topk
-from topk_lib.ops.sample import _uniform
+from topk_lib import gumbel_topk, hard_topk, likely_mask, reference, sample_topk
+from topk_lib.ops.sample import uniform
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -80,9 +80,14 @@ def test_sample_is_the_definition(data: st.DataObject) -> None:
     logits, k, seed = torch.tensor(numbers), data.draw(st.integers(1, n)), data.draw(st.integers(0, 10**9))
     temperature = data.draw(st.sampled_from([0.3, 1.0, 4.0]))
     top_p = data.draw(st.sampled_from([0.11, 0.53, 0.87, 1.0]))
-    u = _uniform(torch.tensor(seed), 1).item()
-    got = sample_topk(logits, k, temperature, top_p=top_p, seed=seed)
-    assert int(got) == reference.sample_topk(logits.double(), k, u, temperature, top_p)
+    u = uniform(torch.tensor(seed), 1).item()
+    min_p = data.draw(st.sampled_from([0.0, 0.13, 0.51, 1.0]))
+    got = sample_topk(logits, k, temperature, top_p=top_p, min_p=min_p, seed=seed)
+    assert int(got) == reference.sample_topk(logits.double(), k, u, temperature, top_p, min_p)
+    mask = likely_mask(logits, k, temperature, top_p=top_p, min_p=min_p)
+    assert mask.nonzero().flatten().tolist() == list(
+        reference.likely(logits.double(), k, temperature, top_p, min_p)
+    )
 
 
 def test_sample_follows_its_probabilities() -> None:
@@ -95,16 +100,62 @@ def test_sample_follows_its_probabilities() -> None:
     assert set(sample_topk(logits.expand(1000, 5), 5, top_p=0.6, seed=0).tolist()) == {1}  # p(1) = 0.64
 
 
-def test_sample_agrees_with_transformers() -> None:
-    """The entries that may be drawn are those that Hugging Face's two filters leave."""
-    from transformers import TopKLogitsWarper, TopPLogitsWarper
+@pytest.mark.parametrize("n", [50, 3000, 12_000])
+@pytest.mark.parametrize(
+    ("k", "top_p", "min_p"),
+    [(12, 0.8, None), (50, 0.8, None), (50, 0.999, None), (40, None, 0.05), (12, 0.9, 0.2)],
+)
+def test_what_may_be_drawn_is_what_transformers_leaves(
+    n: int, k: int, top_p: float | None, min_p: float | None
+) -> None:
+    from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-    logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(2))
-    empty = torch.zeros(1, 0, dtype=torch.long)
-    left = TopPLogitsWarper(0.8)(empty, TopKLogitsWarper(12)(empty, logits / 0.7))
-    allowed = (left > -math.inf)[0].nonzero().flatten().tolist()
-    drawn = sample_topk(logits.expand(4000, 50), 12, 0.7, top_p=0.8, seed=0)
-    assert sorted(set(drawn.tolist())) == allowed
+    k = n if k == 50 else k
+    logits = torch.randn(3, n, generator=torch.Generator().manual_seed(2)) * torch.tensor(
+        [[1.0], [3.0], [9.0]]
+    )
+    empty = torch.zeros(3, 0, dtype=torch.long)
+    left = TopKLogitsWarper(k)(empty, logits.double() / 0.7)
+    left = left if top_p is None else TopPLogitsWarper(top_p)(empty, left)
+    left = left if min_p is None else MinPLogitsWarper(min_p)(empty, left)
+    assert torch.equal(likely_mask(logits.double(), k, 0.7, top_p=top_p, min_p=min_p), left > -math.inf)
+    drawn = sample_topk(logits[:1].expand(2000, n), k, 0.7, top_p=top_p, min_p=min_p, seed=0)
+    assert bool((left[0, drawn] > -math.inf).all())
+
+
+def test_one_rule_a_row() -> None:
+    """Rows of every kind in one batch keep what they keep alone, few sorted or all."""
+    generator = torch.Generator().manual_seed(3)
+    logits = (
+        torch.randn(6, 10_000, generator=generator) * torch.tensor([9.0, 9.0, 1.0, 1.0, 3.0, 3.0])[:, None]
+    )
+    k = torch.tensor([10_000, 5, 10_000, 9_999, 10_000, 10_000])
+    temperature = torch.tensor([0.5, 1.0, 2.0, 1.0, 1.0, 0.7])
+    top_p = torch.tensor([0.9, 0.5, 0.95, 0.3, 1.0, 0.99])
+    min_p = torch.tensor([0.0, 0.1, 0.0, 0.0, 0.02, 0.0])
+    seeds = torch.arange(6)
+    kept = likely_mask(logits, k, temperature, top_p=top_p, min_p=min_p)
+    drawn = sample_topk(logits, k, temperature, top_p=top_p, min_p=min_p, seed=seeds)
+    for row in range(6):
+        numbers = [float(x[row]) for x in (temperature, top_p, min_p)]
+        alone: dict[str, Any] = {"top_p": numbers[1], "min_p": numbers[2]}
+        assert torch.equal(likely_mask(logits[row], int(k[row]), numbers[0], **alone), kept[row])
+        one = sample_topk(logits[row : row + 1], int(k[row]), numbers[0], seed=row, **alone)
+        assert one.item() == drawn[row].item()
+        assert kept[row, drawn[row]]
+    assert kept.sum(-1).tolist()[4] < 10_000 == int(likely_mask(logits[4], 10_000, top_p=1.0).sum())
+
+
+def test_a_mask_of_what_cannot_be_drawn_is_empty() -> None:
+    inf = math.inf
+    rows = torch.tensor([[0.0, math.nan], [inf, 0.0], [-inf, -inf], [-inf, 1.0]])
+    expected = [[False, False], [False, False], [False, False], [False, True]]
+    for k in (2, torch.tensor([2, 1, 1, 2])):
+        assert likely_mask(rows, k, top_p=0.9, min_p=0.1).tolist() == expected
+    assert likely_mask(torch.tensor([1.0, 3.0, 3.0, 3.0]), 2).tolist() == [False, True, True, False]
+    far = torch.tensor([0.0, -1e9])  # of no probability, but not forbidden
+    assert likely_mask(far, 2, top_p=1.0).tolist() == [True, True]
+    assert sample_topk(far.expand(100, 2), 2, seed=0).tolist() == [0] * 100
 
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("triton", marks=pytest.mark.gpu)])
@@ -124,10 +175,15 @@ def test_a_row_draws_the_same_in_any_batch(backend: str, monkeypatch: pytest.Mon
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("top_p", [None, 0.7, 1.0])
+@pytest.mark.parametrize(("top_p", "min_p"), [(None, None), (0.7, None), (1.0, 0.05), (None, 0.3)])
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (70, 20), (1000, 1000), (40_000, 50)])
 def test_kernel_draws_as_the_definition(
-    dtype: torch.dtype, top_p: float | None, n: int, k: int, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype,
+    top_p: float | None,
+    min_p: float | None,
+    n: int,
+    k: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("triton")
     generator = torch.Generator().manual_seed(n)
@@ -137,9 +193,10 @@ def test_kernel_draws_as_the_definition(
         logits[0, ::3] = -math.inf
         logits[1] = -math.inf
     monkeypatch.setenv("TOPK_BACKEND", "triton")
-    got = sample_topk(logits, k, 0.8, top_p=top_p, seed=5)
+    per_row = None if min_p is None else torch.linspace(0, min_p, rows, device=DEVICE)
+    got = sample_topk(logits, k, 0.8, top_p=top_p, min_p=per_row, seed=5)
     monkeypatch.setenv("TOPK_BACKEND", "torch")
-    assert got.tolist() == sample_topk(logits, k, 0.8, top_p=top_p, seed=5).tolist()
+    assert got.tolist() == sample_topk(logits, k, 0.8, top_p=top_p, min_p=per_row, seed=5).tolist()
 
 
 def test_infinite_and_nan_logits() -> None:
@@ -166,7 +223,7 @@ def test_shapes_and_seeds() -> None:
 
 
 def test_uniform_numbers_are_uniform() -> None:
-    u = _uniform(torch.arange(200), 500)
+    u = uniform(torch.arange(200), 500)
     assert 0 < u.min() < 1e-4
     assert 1 - 1e-4 < u.max() < 1
     counts = torch.histc(u.float(), 20, 0, 1)
@@ -176,12 +233,13 @@ def test_uniform_numbers_are_uniform() -> None:
 
 
 def test_compiles_vmaps_and_passes_opcheck() -> None:
-    from topk_lib.ops.sample import _draw
+    from topk_lib.ops.sample import _draw, _likely
 
     logits, seeds = torch.randn(3, 4, 8), torch.arange(12).reshape(3, 4)
 
-    def both(x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        return sample_topk(x, 3, 0.7, top_p=0.9, seed=s), gumbel_topk(x, 2, seed=s).log_prob
+    def both(x: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        drawn = sample_topk(x, 3, 0.7, top_p=0.9, min_p=0.1, seed=s)
+        return drawn, gumbel_topk(x, 2, seed=s).log_prob, likely_mask(x, 3, 0.7, top_p=0.9)
 
     compiled: Any = torch.compile(both, fullgraph=True, backend="aot_eager")
     for run in (compiled, torch.vmap(both)):
@@ -189,7 +247,8 @@ def test_compiles_vmaps_and_passes_opcheck() -> None:
             torch.testing.assert_close(got, expected)
     per_row = torch.full((4,), 3)
     u = torch.rand(4, dtype=torch.float64)
-    torch.library.opcheck(_draw, (logits[0], per_row, 3, torch.ones(4, dtype=torch.float64), None, u))
+    torch.library.opcheck(_draw, (logits[0], per_row, 3, torch.ones(4, dtype=torch.float64), None, None, u))
+    torch.library.opcheck(_likely, (logits[0], per_row, 3, torch.ones(4, dtype=torch.float64), None, u))
 
 
 def test_order_of_the_draw() -> None:
@@ -210,6 +269,9 @@ def test_order_of_the_draw() -> None:
         ({"k": 2, "temperature": 0.0}, ValueError, "temperature must be above 0"),
         ({"k": 2, "top_p": 0.0}, ValueError, "top_p must be above 0 and at most 1, got 0.0"),
         ({"k": 2, "top_p": 1.5}, ValueError, "top_p must be above 0"),
+        ({"k": 2, "min_p": -0.1}, ValueError, r"min_p must lie in 0\.\.1, got -0\.1"),
+        ({"k": 2, "min_p": torch.tensor([0.1, 2.0])}, ValueError, r"min_p must lie in 0\.\.1, got 2\.0"),
+        ({"k": 2, "min_p": torch.tensor([0.1, 0.1, 0.1])}, ValueError, "min_p must hold one number per row"),
         ({"k": 2, "seed": 0.5}, TypeError, "seed must be an int"),
         ({"k": 2, "seed": torch.zeros(2)}, TypeError, r"seed must be an int .* got torch\.float32"),
         ({"k": 2, "seed": torch.tensor([1, 2, 3])}, ValueError, "one int per row"),

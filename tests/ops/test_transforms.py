@@ -18,6 +18,7 @@ from topk_lib import (
     TopK,
     gumbel_topk,
     hard_topk,
+    likely_mask,
     sample_topk,
     soft_topk,
     soft_topk_threshold,
@@ -136,8 +137,12 @@ ROWS: dict[str, tuple[Function, tuple[Tensor, ...]]] = {
     "straight": (lambda s, k, t, v: soft_topk(s, k, t, valid=v, hard=True), (X, WHOLE, T, VALID)),
     "mask": (lambda s, k, v: topk_mask(s, k, valid=v), (X, WHOLE, VALID)),
     "sample": (
-        lambda s, k, t, p, seed: sample_topk(s, k, t, top_p=p, seed=seed),
-        (X, WHOLE, T, TOP_P, SEEDS),
+        lambda s, k, t, p, m, seed: sample_topk(s, k, t, top_p=p, min_p=m, seed=seed),
+        (X, WHOLE, T, TOP_P, TOP_P / 9, SEEDS),
+    ),
+    "likely": (
+        lambda s, k, t, p, m: likely_mask(s, k, t, top_p=p, min_p=m),
+        (X, WHOLE, T, TOP_P, TOP_P / 9),
     ),
     "gumbel": (
         lambda s, k, seed, v: gumbel_topk(s, k, seed=seed, valid=v)[1:],

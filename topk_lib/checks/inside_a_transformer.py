@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topk_lib.checks.base import check, close, differ, floats
+from topk_lib.checks.prefix import prefix_test
 
 __all__ = ["check_head", "check_layer_cost", "check_padding", "check_prefix", "check_rms_norm"]
 
@@ -105,20 +106,12 @@ def check_prefix(model: Callable[[Tensor], Tensor], types: int = 16) -> str:
         return f"Not yet: position {at} is nan: may it read nothing at all? Each position reads itself, too."
     if not _near(before, floats(model(ids.clone()))):
         return "Not yet: the same tokens gave two different answers: is dropout still on?"
-    deaf = []
-    for at in range(n):
-        changed = ids.clone()
-        changed[0, at] = (ids[0, at] + 1 + at % (types - 1)) % types
-        after = floats(model(changed))
-        moved = ~torch.isclose(before, after, rtol=1e-4, atol=1e-5).reshape(n, -1).all(-1)
-        if bool(moved[:at].any()):
-            first = int(moved.nonzero()[0])
-            return f"Not yet: changing token {at} changed position {first}, which stands before it."
-        # The least weight is noticed: only what is never read leaves every bit as it was.
-        if at < n - 1 and torch.equal(before[:, at + 1 :], after[:, at + 1 :]):
-            deaf.append(at)
-    if deaf:
-        return f"Almost: nothing looks ahead, but no later position notices that token {deaf[0]} changed."
+    seen = prefix_test(model, ids, types=types, before=before)
+    if seen.leak:
+        at, first = seen.leak
+        return f"Not yet: changing token {at} changed position {first}, which stands before it."
+    if seen.deaf is not None:
+        return f"Almost: nothing looks ahead, but no later position notices that token {seen.deaf} changed."
     return "Right."
 
 

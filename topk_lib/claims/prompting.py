@@ -15,7 +15,7 @@ __all__ = ["arms", "lead", "limits", "prompts_do"]
 
 _SHOTS = (2, 4, 8)
 _COIN = 0.5  # the study draws its reviews half and half
-_WORDS = {1: "better", 0: "no clear difference", -1: "worse"}
+_WORDS = {1: "better than", 0: "no clear difference from", -1: "worse than"}
 
 
 def arms(runs: Mapping[str, Record], way: str | None = None) -> list[dict[str, Any]]:
@@ -116,7 +116,7 @@ def prompts_do(results: Results) -> Finding:
         low, high = limits(gaps[n], level)
         each = " · ".join(_cited(r["run"], way) for r in found)
         evidence.append(
-            f"{n} examples: {each}: {_WORDS[signs[n]]} than none, by {100 * low:+.1f} to {100 * high:+.1f} "
+            f"{n} examples: {each}: {_WORDS[signs[n]]} none, by {100 * low:+.0f} to {100 * high:+.0f} "
             f"points (draws of examples: {len(found)})"
         )
     best, worst = (

@@ -1,6 +1,7 @@
 """Labelled texts: the real IMDB set where it can be had, an embedded corpus where not, or one's own."""
 
 from topk_lib.data.labels import Labels, labels_of, match_labels
+from topk_lib.data.pairs import load_pairs
 from topk_lib.data.reviews import (
     CORPUS_FILE,
     EMBEDDED,
@@ -22,6 +23,7 @@ __all__ = [
     "as_texts",
     "fingerprint",
     "labels_of",
+    "load_pairs",
     "load_reviews",
     "load_set",
     "match_labels",

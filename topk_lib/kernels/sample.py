@@ -1,4 +1,4 @@
-"""Sampling in Triton: top-k, top-p and the draw itself in one reading of the row.
+"""Sampling in Triton: top-k, top-p, min-p and the draw itself in one reading of the row.
 
 The k-th largest key is found by bisection on its bits, as in :mod:`topk_lib.kernels.hard`; the edge
 of the top-p set in the same way, with probabilities summed in place of keys counted. Nothing is
@@ -21,9 +21,9 @@ MAX_BLOCK = 16384
 
 @triton.jit
 def _sample_kernel(  # type: ignore[no-untyped-def]
-    logits, ks, temperatures, top_ps, uniforms, out,
+    logits, ks, temperatures, top_ps, min_ps, uniforms, out,
     rows, n, stride,
-    NUCLEUS: tl.constexpr, WIDE: tl.constexpr, DROP: tl.constexpr,
+    NUCLEUS: tl.constexpr, LEAST: tl.constexpr, WIDE: tl.constexpr, DROP: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
@@ -66,8 +66,11 @@ def _sample_kernel(  # type: ignore[no-untyped-def]
         rank = tl.cumsum(equal.to(tl.int32), axis=1)
         # of the tied, the first that are needed
         need = above[:, None] + (rank - 1).to(t.dtype) * tied[:, None] < goal[:, None]
-        kept = kept & (greater | (equal & (need | (rank == 1))))
-        p = tl.where(kept, p, 0.0)
+        kept = kept & (greater | (equal & (need | (rank == 1))) | (share >= 1)[:, None])
+    if LEAST:
+        least = tl.load(min_ps + row, mask=row < rows, other=0.0)
+        kept = kept & (p >= least[:, None])  # the share of the most likely entry is 1
+    p = tl.where(kept, p, 0.0)
 
     u = tl.load(uniforms + row, mask=row < rows, other=0.0).to(t.dtype)
     walk = tl.cumsum(p, axis=1)
@@ -79,7 +82,12 @@ def _sample_kernel(  # type: ignore[no-untyped-def]
 
 
 def sample_rows(
-    logits: Tensor, ks: Tensor, temperatures: Tensor, top_ps: Tensor | None, uniforms: Tensor
+    logits: Tensor,
+    ks: Tensor,
+    temperatures: Tensor,
+    top_ps: Tensor | None,
+    min_ps: Tensor | None,
+    uniforms: Tensor,
 ) -> Tensor:
     """Draw one entry of each row.
 
@@ -88,6 +96,7 @@ def sample_rows(
         ks: (rows,) int32, at least 1.
         temperatures: (rows,) float32 (float64 for float64 logits).
         top_ps: the same, in (0, 1], or None.
+        min_ps: the same, in [0, 1], or None.
         uniforms: (rows,) in [0, 1).
 
     Returns:
@@ -99,9 +108,11 @@ def sample_rows(
         block = max(triton.next_power_of_2(n), 16)
         per_program = max(1, 1024 // block)
         _sample_kernel[(triton.cdiv(rows, per_program),)](
-            logits, ks, temperatures, temperatures if top_ps is None else top_ps, uniforms, out,
+            logits, ks, temperatures, temperatures if top_ps is None else top_ps,
+            temperatures if min_ps is None else min_ps, uniforms, out,
             rows, n, logits.stride(0),
-            NUCLEUS=top_ps is not None, WIDE=logits.dtype == torch.float64, DROP=_DROP.get(logits.dtype, 0),
+            NUCLEUS=top_ps is not None, LEAST=min_ps is not None,
+            WIDE=logits.dtype == torch.float64, DROP=_DROP.get(logits.dtype, 0),
             ROWS=per_program, BLOCK=block, num_warps=min(max(block * per_program // 512, 1), 16),
         )  # fmt: skip
     return out

@@ -1,5 +1,6 @@
 """Models: loading encoders safely, and models that select."""
 
+import topk_lib.routing  # noqa: F401  # whose models AutoModel then knows
 from topk_lib.models.classifier import TopKForSequenceClassification, TopKOutput
 from topk_lib.models.config import TopKConfig, probabilities
 from topk_lib.models.export import export_onnx

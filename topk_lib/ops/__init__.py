@@ -2,7 +2,7 @@
 
 from topk_lib.ops.hard import Selection, hard_topk, topk_mask
 from topk_lib.ops.modules import SoftTopK, TopK
-from topk_lib.ops.sample import Draw, gumbel_topk, sample_topk
+from topk_lib.ops.sample import Draw, gumbel_topk, likely_mask, sample_topk
 from topk_lib.ops.soft import soft_topk, soft_topk_threshold
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "TopK",
     "gumbel_topk",
     "hard_topk",
+    "likely_mask",
     "sample_topk",
     "soft_topk",
     "soft_topk_threshold",

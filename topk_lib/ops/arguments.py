@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -16,12 +17,14 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 __all__ = [
     "check_scores",
     "last",
+    "number",
     "number_per_row",
     "rows_of_k",
     "seeds_per_row",
     "seen",
     "transformed",
     "untraced",
+    "whole",
 ]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -201,6 +204,41 @@ def seeds_per_row(seed: int | Tensor | None, rows: Tensor) -> Tensor:
             first = int(words[0])
         first = (first + 2**63) % 2**64 - 2**63
     return torch.add(torch.arange(math.prod(shape), device=rows.device).reshape(shape), first)
+
+
+def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """A whole number of any library as an ``int``.
+
+    Raises:
+        TypeError: it is none; True and 64.0 are none either.
+        ValueError: it is below ``least`` or above ``most``.
+    """
+    try:
+        number: int | None = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    if most is not None and number > most:
+        raise ValueError(f"{name} must be at most {most}, got {number}")
+    return number
+
+
+def number(name: str, value: Any, least: float, most: float = math.inf) -> float:
+    """A finite number of any library as a ``float``.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: it is not finite, below ``least`` or above ``most``.
+    """
+    if isinstance(value, str | bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    found = float(value)
+    if not (math.isfinite(found) and least <= found <= most):
+        raise ValueError(f"{name} must lie in {least:g}..{most:g} and be finite, got {found:g}")
+    return found
 
 
 def _integer(name: str, value: Any) -> Any:

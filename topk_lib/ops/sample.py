@@ -1,4 +1,4 @@
-"""Random top-k: k entries without replacement, and one entry from the k most likely."""
+"""Random top-k: k entries without replacement, and one of the most likely entries or all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from topk_lib.ops.backend import fold_batch, use_triton
 from topk_lib.ops.hard import hard_topk
 from topk_lib.ops.soft_torch import held
 
-__all__ = ["Draw", "gumbel_topk", "sample_topk"]
+__all__ = ["Draw", "gumbel_topk", "likely_mask", "sample_topk"]
+
+_GUESSES = (1024, 8192)  # how many entries are sorted for top_p before all are
 
 
 class Draw(NamedTuple):
@@ -71,7 +73,7 @@ def gumbel_topk(
         possible = possible & ok
     broken = (possible & ~(wide < torch.inf)).any(-1, keepdim=True)
     possible = possible & ~broken
-    noise = -torch.log(-torch.log(_uniform(seeds_per_row(seed, rows), rows.shape[-1])))
+    noise = -torch.log(-torch.log(uniform(seeds_per_row(seed, rows), rows.shape[-1])))
     chosen = hard_topk(wide.detach() + noise, k, valid=possible, order="value")
     log_prob = _plackett_luce(wide, chosen.indices, chosen.mask, possible)
     log_prob = log_prob.masked_fill(broken.squeeze(-1), torch.nan).to(logits.dtype)
@@ -84,21 +86,24 @@ def sample_topk(
     temperature: float | Tensor = 1.0,
     *,
     top_p: float | Tensor | None = None,
+    min_p: float | Tensor | None = None,
     seed: int | Tensor | None = None,
 ) -> Tensor:
     """Draw one of the k most likely entries of each row, as when a language model writes.
 
     The k largest logits stay (ties to the lowest index), divided by the temperature and turned
     into probabilities; with ``top_p`` the fewest of these that sum to at least ``top_p`` stay
-    (Holtzman et al. 2020). One of what is left is drawn with its probability. The CPU path and the
-    kernels, which add up in float64 and float32, draw the same for finite logits and temperatures of
-    every size, but where the random number or ``top_p`` falls within rounding of an edge.
+    (Holtzman et al. 2020); with ``min_p`` those that have at least ``min_p`` times the probability of the
+    most likely one (Nguyen et al. 2025). One of what is left is drawn with its probability. The CPU path
+    and the kernels, which add up in float64 and float32, draw the same for finite logits and temperatures
+    of every size, but where the random number, ``top_p`` or ``min_p`` falls within rounding of an edge.
 
     Args:
         logits: (..., n) float16, bfloat16, float32 or float64. -inf is never drawn.
         k: 1 <= k <= n; an int, or an integer tensor with one per row.
         temperature: above 0; a number, or a tensor with one per row.
         top_p: in (0, 1]; a number, or a tensor with one per row.
+        min_p: in [0, 1]; a number, or a tensor with one per row.
         seed: one int64 per row; a row's draw depends on its own seed and logits alone, whatever
             the batch around it. An int s of any size stands for s, s + 1, ..., wrapping around at 64
             bits; None takes seeds from PyTorch's generator. Inside ``vmap`` an int is the same for
@@ -109,13 +114,54 @@ def sample_topk(
 
     Raises:
         TypeError: ``logits`` is not a float tensor, ``k`` or ``seed`` not an integer.
-        ValueError: ``k`` outside 1..n, ``temperature`` not above 0, ``top_p`` outside (0, 1], a
-            wrong shape or device.
+        ValueError: ``k`` outside 1..n, ``temperature`` not above 0, ``top_p`` outside (0, 1], ``min_p``
+            outside [0, 1], a wrong shape or device.
 
     Example:
         >>> sample_topk(torch.tensor([[0.0, 9.0, 1.0]]), 1, seed=0)
         tensor([1])
     """
+    rule = _rule(logits, k, temperature, top_p, min_p)
+    u = uniform(seeds_per_row(seed, logits), 1)
+    drawn: Tensor = _draw(*rule, u.reshape(-1))
+    return drawn.reshape(logits.shape[:-1])
+
+
+def likely_mask(
+    logits: Tensor,
+    k: int | Tensor,
+    temperature: float | Tensor = 1.0,
+    *,
+    top_p: float | Tensor | None = None,
+    min_p: float | Tensor | None = None,
+) -> Tensor:
+    """Say which entries of each row :func:`sample_topk` may draw.
+
+    Args:
+        logits, k, temperature, top_p, min_p: as there.
+
+    Returns:
+        (..., n) bool; all False in a row that holds NaN or +inf, or nothing but -inf.
+
+    Raises:
+        TypeError, ValueError: as there.
+
+    Example:
+        >>> likely_mask(torch.tensor([0.0, 9.0, 8.0, 7.0]), 3, min_p=0.2)
+        tensor([False,  True,  True, False])
+    """
+    kept: Tensor = _likely(*_rule(logits, k, temperature, top_p, min_p))
+    return kept.reshape(logits.shape)
+
+
+def _rule(
+    logits: Tensor,
+    k: int | Tensor,
+    temperature: float | Tensor,
+    top_p: float | Tensor | None,
+    min_p: float | Tensor | None,
+) -> tuple[Tensor, Tensor, int, Tensor, Tensor | None, Tensor | None]:
+    """The arguments of :func:`_draw` but the last: checked, in flat rows, and free of gradients."""
     check_scores("logits", logits, None)
     n = logits.shape[-1]
     width, per_row = rows_of_k(k, logits, least=1, unseen_width=n)
@@ -124,24 +170,29 @@ def sample_topk(
     temp = number_per_row(
         "temperature", temperature, logits, lambda x: (x > 0) & (x < torch.inf), "be above 0 and finite"
     )
-    share = None
+    share, least = None, None
     if top_p is not None:
         share = number_per_row(
             "top_p", top_p, logits, lambda x: (x > 0) & (x <= 1), "be above 0 and at most 1"
-        ).detach()
-    u = _uniform(seeds_per_row(seed, logits), 1)
-    rest = (None if x is None else x.reshape(-1) for x in (temp.detach(), share, u))
-    drawn: Tensor = _draw(logits.detach().reshape(-1, n), per_row, width, *rest)
-    return drawn.reshape(logits.shape[:-1])
+        )
+    if min_p is not None:
+        least = number_per_row("min_p", min_p, logits, lambda x: (x >= 0) & (x <= 1), "lie in 0..1")
+    share, least = (None if x is None else x.detach().reshape(-1) for x in (share, least))
+    return logits.detach().reshape(-1, n), per_row, width, temp.detach().reshape(-1), share, least
 
 
 @torch.library.custom_op("topk_lib::draw", mutates_args=())
 def _draw(
-    flat: Tensor, per_row: Tensor, width: int, temperature: Tensor, top_p: Tensor | None, uniform: Tensor
+    flat: Tensor,
+    per_row: Tensor,
+    width: int,
+    temperature: Tensor,
+    top_p: Tensor | None,
+    min_p: Tensor | None,
+    uniform: Tensor,
 ) -> Tensor:
     """One column of each row, (rows,) int64."""
     flat, column = flat.detach(), None
-    temperature = held(temperature, torch.float64 if flat.dtype == torch.float64 else torch.float32)
     if use_triton(flat.device):
         from topk_lib.kernels import sample as kernels
 
@@ -150,39 +201,105 @@ def _draw(
             flat = flat.masked_fill(column < 0, -torch.inf)
         if 0 < flat.shape[1] <= kernels.MAX_BLOCK:
             wide = torch.float64 if flat.dtype == torch.float64 else torch.float32
-            p = None if top_p is None else top_p.to(wide).contiguous()
-            drawn = kernels.sample_rows(
-                flat.contiguous(), per_row.int(), temperature.to(wide).contiguous(), p, uniform.contiguous()
-            )
+            p, least = (None if x is None else x.to(wide).contiguous() for x in (top_p, min_p))
+            t = held(temperature, wide).to(wide).contiguous()
+            drawn = kernels.sample_rows(flat.contiguous(), per_row.int(), t, p, least, uniform.contiguous())
             if column is not None:
                 drawn = column.gather(1, drawn.clamp(min=0)[:, None])[:, 0].where(drawn >= 0, -1)
             return drawn
     if not flat.numel():
         return torch.full((len(flat),), -1, device=flat.device)
-    alike = bool((per_row == width).all())
-    values, column, _ = hard_topk(flat, width if alike else per_row)
-    ranks = values.double().masked_fill(column < 0, -torch.inf)
-    peak = ranks.amax(-1, keepdim=True)
-    # NaN and +inf rank highest, so that they are among the k.
-    unfit = ~peak.isfinite()[:, 0]
-    # The difference first: the quotient of a large score would be infinite.
-    p = ((ranks - peak) / temperature[:, None]).softmax(-1)
-    if top_p is not None:
-        order = ranks.argsort(dim=-1, descending=True, stable=True)
-        ranked = p.gather(-1, order)
-        needed = ranked.cumsum(-1) - ranked < top_p[:, None]
-        p = p * torch.zeros_like(needed).scatter(1, order, needed)
+    p, kept, column = _shares(flat, per_row, width, temperature, top_p, min_p)
+    p = p.where(kept, 0)
     walk = p.cumsum(-1)
-    past = (walk > uniform[:, None] * walk[:, -1:]) & (p > 0)
-    first = torch.where(past.any(-1), past.int().argmax(-1), (p > 0).cumsum(-1).argmax(-1))
-    return column.gather(1, first[:, None])[:, 0].masked_fill(unfit, -1)
+    whole = walk[:, -1:].contiguous()
+    past = torch.searchsorted(walk, uniform[:, None] * whole, right=True)
+    first = torch.minimum(past, torch.searchsorted(walk, whole))  # at most the last that has a share
+    return column.gather(1, first)[:, 0].masked_fill(whole[:, 0] == 0, -1)
+
+
+@torch.library.custom_op("topk_lib::likely", mutates_args=())
+def _likely(
+    flat: Tensor,
+    per_row: Tensor,
+    width: int,
+    temperature: Tensor,
+    top_p: Tensor | None,
+    min_p: Tensor | None,
+) -> Tensor:
+    """(rows, n) bool, True where :func:`_draw` may draw."""
+    rows, n = flat.shape
+    if not flat.numel():
+        return torch.zeros_like(flat, dtype=torch.bool)
+    _, kept, column = _shares(flat.detach(), per_row, width, temperature, top_p, min_p)
+    mask = torch.zeros(rows, n + 1, dtype=torch.bool, device=flat.device)
+    return mask.scatter_(1, torch.where(column < 0, n, column), kept)[:, :n].contiguous()
+
+
+def _shares(
+    flat: Tensor,
+    per_row: Tensor,
+    width: int,
+    temperature: Tensor,
+    top_p: Tensor | None,
+    min_p: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The k largest of each row in the order of position, and which of them stay.
+
+    Returns:
+        (rows, w) float64 probabilities, over that of the largest; (rows, w) bool, none in a row from which
+        nothing can be drawn; (rows, w) int64 columns, -1 in spare slots.
+    """
+    n, goal = flat.shape[1], None
+    t = held(temperature, torch.float64 if flat.dtype == torch.float64 else torch.float32)[:, None]
+    peak = flat.amax(-1, keepdim=True).double()  # NaN and +inf rank highest
+    fit = peak.isfinite()
+    peak = peak.where(fit, 0)
+
+    def shares(values: Tensor) -> Tensor:
+        # The difference first: the quotient of a large score would be infinite.
+        return ((values.double() - peak) / t).exp()
+
+    whole = per_row == n
+    if (top_p is not None or min_p is not None) and n > _GUESSES[0] and bool(whole.any()):
+        if top_p is not None:
+            goal = top_p[:, None] * shares(flat).sum(-1, keepdim=True)
+        for guess in _GUESSES:  # a few that hold all that stays are quicker to go through than n
+            if guess < n and bool((per_row == n).any()):
+                few, enough = shares(hard_topk(flat, guess).values), torch.zeros_like(whole)
+                if goal is not None and top_p is not None:
+                    enough = (few.sum(-1) >= goal[:, 0]) & (top_p < 1)
+                if min_p is not None:
+                    enough = enough | (few.amin(-1) < min_p)
+                per_row = torch.where((per_row == n) & enough, guess, per_row)
+        width = int(per_row.max())
+    if bool((per_row == n).all()):
+        values, column = flat, torch.arange(n, device=flat.device).expand_as(flat)
+    else:
+        values, column, _ = hard_topk(flat, width if bool((per_row == width).all()) else per_row)
+    kept = fit & (column >= 0) & (values != -torch.inf)
+    p = shares(values).where(kept, 0)
+    if top_p is not None:
+        own = top_p[:, None] * p.sum(-1, keepdim=True)
+        goal = own if goal is None else goal.where(whole[:, None], own)
+        # Not by p, which rounds unlike scores to one number.
+        order = values.masked_fill(~kept, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+        ranked = p.gather(-1, order)
+        needed = ranked.cumsum(-1) - ranked < goal
+        kept = kept & (torch.zeros_like(needed).scatter(1, order, needed) | (top_p == 1)[:, None])
+    if min_p is not None:
+        kept = kept & (p >= min_p[:, None])
+    return p, kept, column
 
 
 @_draw.register_fake
-def _(
-    flat: Tensor, per_row: Tensor, width: int, temperature: Tensor, top_p: Tensor | None, uniform: Tensor
-) -> Tensor:
+def _(flat: Tensor, *rest: Any) -> Tensor:
     return flat.new_empty(flat.shape[0], dtype=torch.int64)
+
+
+@_likely.register_fake
+def _(flat: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(flat, dtype=torch.bool)
 
 
 @_draw.register_vmap
@@ -190,6 +307,13 @@ def _(info: Any, dims: tuple[Any, ...], flat: Tensor, per_row: Tensor, width: in
     flat, per_row, *others = fold_batch(info, (*dims[:2], *dims[3:]), (flat, per_row, *rest))
     drawn: Tensor = _draw(flat, per_row, width, *others)
     return drawn.reshape(info.batch_size, -1), 0
+
+
+@_likely.register_vmap
+def _(info: Any, dims: tuple[Any, ...], flat: Tensor, per_row: Tensor, width: int, *rest: Any) -> Any:
+    flat, per_row, *others = fold_batch(info, (*dims[:2], *dims[3:]), (flat, per_row, *rest))
+    kept: Tensor = _likely(flat, per_row, width, *others)
+    return kept.reshape(info.batch_size, -1, flat.shape[-1]), 0
 
 
 def _plackett_luce(logits: Tensor, indices: Tensor, mask: Tensor, possible: Tensor) -> Tensor:
@@ -215,7 +339,7 @@ def mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & (2**33 - 1))
 
 
-def _uniform(seeds: Tensor, n: int) -> Tensor:
+def uniform(seeds: Tensor, n: int) -> Tensor:
     """(..., n) float64 in (0, 1), a function of a row's seed and the column alone."""
     column = torch.arange(1, n + 1, device=seeds.device)
     bits = mix(mix(seeds).unsqueeze(-1) + (column - 1) * _GOLDEN)

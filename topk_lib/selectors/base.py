@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from topk_lib.ops import Selection, hard_topk
+from topk_lib.ops.arguments import whole
 
 __all__ = [
     "Selector",
@@ -26,26 +26,6 @@ __all__ = [
 _REGISTRY: dict[str, type[Selector]] = {}
 _S = TypeVar("_S", bound="type[Selector]")
 _SEEDS = (-(2**63), 2**64 - 1)
-
-
-def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """A whole number of any library as an ``int``.
-
-    Raises:
-        TypeError: it is none; True and 64.0 are none either.
-        ValueError: it is below ``least`` or above ``most``.
-    """
-    try:
-        number: int | None = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if least is not None and number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    if most is not None and number > most:
-        raise ValueError(f"{name} must be at most {most}, got {number}")
-    return number
 
 
 class Selector(nn.Module):

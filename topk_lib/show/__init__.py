@@ -17,8 +17,10 @@ from topk_lib.show.relaxation import curves, jacobian, threshold_curve
 from topk_lib.show.roofline import CARDS, bytes_moved, share_of_bandwidth, time_limits
 from topk_lib.show.rotation import turned_pair
 from topk_lib.show.routing import routing_choices
+from topk_lib.show.scaling import step_costs, step_costs_in_words
 from topk_lib.show.text import kept_text
 from topk_lib.show.threshold import threshold_crossing
+from topk_lib.show.writing import looping, may_come
 
 __all__ = [
     "CARDS",
@@ -50,11 +52,15 @@ __all__ = [
     "jacobian",
     "kept_text",
     "learning",
+    "looping",
+    "may_come",
     "narrowing",
     "next_token",
     "reading",
     "routing_choices",
     "share_of_bandwidth",
+    "step_costs",
+    "step_costs_in_words",
     "style",
     "surprise",
     "threshold_crossing",

@@ -24,6 +24,7 @@ from topk_lib.training.answer import load_model, tokenize
 from topk_lib.training.attribution import attributions
 from topk_lib.training.metrics import measure
 from topk_lib.training.settings import Settings, checked_settings, layers_kept
+from topk_lib.training.together import check_same, together
 from topk_lib.training.trainer import logits_of, make_trainer
 
 __all__ = ["FinetuneResult", "finetune"]
@@ -66,7 +67,9 @@ def finetune(
 
     The same call (or command) after an interruption goes on from the last checkpoint in
     ``output``; after the end it returns what was measured. Under ``torchrun`` each process takes
-    its share of every batch.
+    its share of every batch, and ``accelerate launch --use_fsdp --fsdp_version 2`` shards the model over
+    GPUs. A run may go on with another number of processes; the order of what is left of its epoch is then
+    another.
 
     Args:
         output: folder for the model; made if need be.
@@ -98,12 +101,13 @@ def finetune(
             files of somebody else; or the reviews cannot be learned from.
         TypeError: an unknown option, or a setting of another type.
         OSError: no such model or reviews; or the disk is full.
-        RuntimeError: another command is at work in ``output``, or the training diverged.
+        RuntimeError: another command is at work in ``output``, the training diverged, or another process of
+            this run has ended.
     """
     settings = checked_settings(options)
     folder = places.named(output)
     main = int(os.environ.get("RANK", "0")) == 0
-    with places.claimed(folder) if main else nullcontext():
+    with together(folder), places.claimed(folder) if main else nullcontext():
         _check_settings(folder, settings)
         train, held_out = train_and_eval(
             source,
@@ -167,12 +171,14 @@ def _train(
     trainer.args.save_total_limit = None
     trainer.add_callback(places.KeepLast(folder))
     main = trainer.is_world_process_zero()
+    checkpoint = places.last_checkpoint(folder)
+    check_same(folder, reviews=data["train_fingerprint"], checkpoint=checkpoint)
     try:
         if main:  # not before all that can be refused was refused
             places.write_fields(folder / places.SETTINGS, asdict(settings))
             places.write_fields(folder / places.DATA, data)
         with errors_only() if quiet else nullcontext():
-            trainer.train(resume_from_checkpoint=places.last_checkpoint(folder))
+            trainer.train(resume_from_checkpoint=checkpoint)
             clock.lap("train")
             logits = logits_of(trainer, eval_set)
             clock.lap("evaluate")

@@ -158,7 +158,8 @@ def _whole(checkpoint: Path) -> bool:
         fields = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in files if p.suffix == ".json"}
         packed = [p for p in files if p.suffix in (".pt", ".pth", ".bin")]
         return (
-            {"optimizer.pt", "scheduler.pt"} <= {p.name for p in packed}  # Trainer would go on without
+            "scheduler.pt" in {p.name for p in packed}  # Trainer would go on without
+            and any(p.name in ("optimizer.pt", "optimizer.bin") for p in packed)  # the second is FSDP's
             and any(p.name.startswith("rng_state") for p in packed)
             and all(isinstance(found, dict) for found in fields.values())
             and fields.get("trainer_state.json", {}).keys() >= _STATE

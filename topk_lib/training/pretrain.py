@@ -8,6 +8,7 @@ goes on to compute is the same bit for bit. ``accelerate`` gives the device and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,10 +23,11 @@ from topk_lib.training.corpus import prepare_corpus
 from topk_lib.training.objective import given_tokenizer
 from topk_lib.training.pretrain_loop import Loop
 from topk_lib.training.settings import checked_fields
+from topk_lib.training.together import asked_to_shard, check_same, together
 
 __all__ = ["PretrainResult", "PretrainSettings", "pretrain"]
 
-_BUDGET = ("steps", "minutes", "snapshots")
+_BUDGET = ("steps", "minutes", "snapshots", "shard")  # in which runs of one folder may differ
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class PretrainSettings:
     seed: int = 0
     precision: str = "auto"
     held_out: int = 1000
+    shard: bool = False
 
     @property
     def unit(self) -> str:
@@ -125,6 +128,8 @@ def pretrain(
     splits: tuple[str, ...] | None = None,
     corpus: str | Path | None = None,
     quiet: bool = False,
+    change: Callable[[Any], Any] | None = None,
+    after: Callable[[Loop], object] | None = None,
     **options: Any,
 ) -> PretrainResult:
     """Pretrain a small model on texts without labels, or an encoder further.
@@ -137,13 +142,20 @@ def pretrain(
 
     The same call after an interruption goes on from the last checkpoint. Counted in steps, on a CPU, it
     computes the same bit for bit; counted in minutes the clock decides which step is the last. Under
-    ``torchrun`` each process takes its share of every batch.
+    ``torchrun`` each process takes its share of every batch. The checkpoint is one file whatever the number
+    of processes (which must all see ``output``), so a run may go on with more or fewer of them, sharded or
+    not: it then computes the same but for rounding, where the model has no dropout.
 
     Args:
         output: folder for the run; its models are in ``snapshot-...`` in it.
         source, splits: of the texts, as in :func:`~topk_lib.data.stream_texts`.
         corpus: folder for the token ids, which several runs may share; None: in ``output``.
         quiet: print nothing.
+        change: what the model becomes before it learns: given the new model, returns the one to train (with
+            :func:`~topk_lib.routing.upcycle`, one of experts). The seed of the run draws its weights, too.
+            After an interruption, give the same.
+        after: called after each step, with the :class:`~topk_lib.training.pretrain_loop.Loop`; its time is
+            not counted.
         **options: the fields of :class:`PretrainSettings`:
 
             - ``objective``: "masked" (a ModernBERT: norms before each part, rotary positions) or "causal"
@@ -158,15 +170,20 @@ def pretrain(
             - ``learning_rate`` (the highest), ``warmup`` (steps), ``decay`` (share of a run), ``mask_rate``,
               ``seed``, ``precision`` ("fp32", "bf16" or "auto").
             - ``held_out``: texts to measure on; see :func:`~topk_lib.training.corpus.prepare_corpus`.
+            - ``shard``: each of several processes holds its part of the weights, gradients and Adam states
+              only, and gathers a layer's weights while it works (FSDP).
 
     Raises:
         ValueError: a setting is out of its range; ``output`` holds a run with other settings or files of
             somebody else; or there is no text, or too little.
         TypeError: an unknown option, or a setting of another type.
         OSError: no such model or texts; or the disk is full.
-        RuntimeError: another command is at work in ``output``, or the training diverged.
+        RuntimeError: another command is at work in ``output``, the training diverged, or another process of
+            this run has ended.
     """
     settings = checked(options)
+    if asked_to_shard():
+        raise ValueError("pretrain shards a model by itself: leave out --use_fsdp, and say --shard")
     state = PartialState(cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()))
     if settings.batch_size % state.num_processes:
         raise ValueError(
@@ -176,20 +193,23 @@ def pretrain(
     tokenizer = None
     if settings.start is not None:
         tokenizer = given_tokenizer(settings.objective, settings.start, settings.length)
-    with places.claimed(folder, places.PRETRAINING) if state.is_main_process else nullcontext():
+    claim = places.claimed(folder, places.PRETRAINING) if state.is_main_process else nullcontext()
+    with together(folder), claim:
         _check_settings(folder, settings)
-        with state.main_process_first():
-            ids = prepare_corpus(
-                folder / "corpus" if corpus is None else Path(corpus),
-                stream_texts(source, splits=splits), length=settings.length,
-                vocabulary=settings.vocabulary, objective=settings.objective,
-                held_out=settings.held_out, tokenizer=tokenizer,
-            )  # fmt: skip
+        state.wait_for_everyone()  # the folder has an owner now
+        # One process writes; the others wait at its lock, not at a barrier, which would run out of time.
+        ids = prepare_corpus(
+            folder / "corpus" if corpus is None else Path(corpus),
+            stream_texts(source, splits=splits), length=settings.length,
+            vocabulary=settings.vocabulary, objective=settings.objective,
+            held_out=settings.held_out, tokenizer=tokenizer,
+        )  # fmt: skip
         if state.is_main_process:
             places.write_fields(folder / places.PRETRAINING, _kept(settings))
             if not quiet:
                 print(_told(ids.about))
-        loop = Loop(folder, settings, ids, state, quiet)
+        loop = Loop(folder, settings, ids, state, quiet, change, after)
+        check_same(folder, texts=ids.about["fingerprint"], step=loop.step)
         for end in settings.ends:
             made = loop.snapshot(end)
     return PretrainResult(made["folder"], made["metrics"], asdict(settings), ids.about, made["losses"])

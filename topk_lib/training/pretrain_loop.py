@@ -18,9 +18,11 @@ from torch import nn
 from transformers import set_seed
 
 from topk_lib.models import errors_only
+from topk_lib.routing import routing_loss
 from topk_lib.training import folder as places
 from topk_lib.training.corpus import Corpus
 from topk_lib.training.objective import block_losses, mean_and_error, new_model, to_guess, token_losses
+from topk_lib.training.shards import Through, gathered, placed, shard
 from topk_lib.training.trainer import fastest
 
 __all__ = ["Loop"]
@@ -40,19 +42,35 @@ class Loop:
         ids: the corpus.
         state: of accelerate; says which device, and which of how many processes.
         quiet: print nothing.
+        change: what the model becomes before it learns.
+        after: called after each step, with the loop.
     """
 
-    def __init__(self, folder: Path, settings: Any, ids: Corpus, state: Any, quiet: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Any,
+        ids: Corpus,
+        state: Any,
+        quiet: bool,
+        change: Callable[[Any], Any] | None = None,
+        after: Callable[[Loop], object] | None = None,
+    ) -> None:
         self.folder, self.settings, self.ids, self.state = folder, settings, ids, state
-        self.quiet = quiet or not state.is_main_process
+        self.quiet, self.after = quiet or not state.is_main_process, after
         set_seed(settings.seed)
-        self.model = new_model(settings, ids.tokenizer).to(state.device).train()
+        model = new_model(settings, ids.tokenizer)
+        self.model = (model if change is None else change(model)).to(state.device).train()
+        self.through = Through(self.model)
+        self.sharded = settings.shard and state.num_processes > 1
+        if self.sharded:
+            shard(self.through, state.device)
         self.optimiser = _optimiser(self.model, settings)
         self.kind = torch.bfloat16 if fastest(settings.precision) == "bf16" else None
         self.step, self.seconds, self.wall = 0, 0.0, 0.0
         self.losses: list[tuple[int, float, float]] = []
         if (folder / _CHECKPOINT).is_file():
-            self._take(_read(folder / _CHECKPOINT))
+            self._take(placed(_read(folder / _CHECKPOINT), self.model, self.optimiser))
 
     @property
     def clock(self) -> float:
@@ -79,15 +97,23 @@ class Loop:
         while self.clock < until:
             rate = self.settings.learning_rate * share()
             rate *= min(1.0, (self.step + 1) / max(1, self.settings.warmup))
-            self._learn(rate)
-            if save and time.monotonic() - saved > EVERY:
+            due = self._learn(rate, time.monotonic() - saved > EVERY)
+            if save and due:
                 self._save()
                 saved = time.monotonic()
         if save:
             self._save()
 
-    def _learn(self, rate: float) -> None:
-        """One step. Every process hides the same tokens of the whole batch, and learns from its share."""
+    def _learn(self, rate: float, due: bool) -> bool:
+        """One step. Every process hides the same tokens of the whole batch, and learns from its share.
+
+        Args:
+            rate: of learning.
+            due: whether this process finds that a checkpoint should follow.
+
+        Returns:
+            What the first process finds, since all have to save together.
+        """
         wall, begun = time.perf_counter(), time.process_time()
         s, world, rank = self.settings, self.state.num_processes, self.state.process_index
         ids = self.ids.batch(self.step, s.batch_size, s.seed)
@@ -97,10 +123,12 @@ class Loop:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with self._autocast():
-            loss = token_losses(self.model, read, ids, chosen).sum() / guesses
-        loss.backward()  # type: ignore[no-untyped-call]
-        told = torch.tensor([loss.detach().item(), 0.0], dtype=torch.float64)
-        if world > 1:
+            loss = self.through(token_losses, read, ids, chosen).sum() / guesses
+        # what is sharded is averaged over the processes, and a sum is wanted
+        whole = loss + routing_loss(self.model) / world
+        (whole * world if self.sharded else whole).backward()
+        told = torch.tensor([loss.detach().item(), 0.0, float(due and rank == 0)], dtype=torch.float64)
+        if world > 1 and not self.sharded:
             for parameter in self.model.parameters():
                 dist.all_reduce(parameter.grad)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -110,7 +138,7 @@ class Loop:
         if world > 1:
             told = told.to(self.state.device)
             dist.all_reduce(told)
-        loss_now, spent = told.tolist()
+        loss_now, spent, wanted = told.tolist()
         if not math.isfinite(loss_now):
             raise RuntimeError(
                 f"the training diverged in step {self.step + 1}: lower learning_rate, or take precision fp32"
@@ -121,6 +149,9 @@ class Loop:
         self.losses.append((self.step, self.seconds / 60, loss_now))
         if not self.quiet and self.step % 100 == 0:
             print(f"step {self.step:,}, {self.seconds / 60:.1f} min: loss {loss_now:.3f}", flush=True)
+        if self.after is not None:
+            self.after(self)
+        return bool(wanted)
 
     def _autocast(self) -> Any:
         return torch.autocast(self.state.device.type, self.kind, enabled=self.kind is not None)
@@ -141,33 +172,41 @@ class Loop:
         torch.set_rng_state(given["rng"])
 
     def _save(self) -> None:
-        """The checkpoint, whole or not at all."""
+        """The checkpoint, whole or not at all; it is the same however many processes wrote it."""
+        given = self._given()
+        for part in ("model", "optimiser"):
+            given[part] = gathered(given[part], keep=self.state.is_main_process)
         if self.state.is_main_process:
             fresh = self.folder / f"{_CHECKPOINT}.tmp"
             with open(fresh, "wb") as file:
-                torch.save(self._given(), file)
+                torch.save(given, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(fresh, self.folder / _CHECKPOINT)
 
     def _write(self, target: Path, end: float) -> None:
+        s = self.settings
+        weights = gathered(self.model.state_dict(), keep=self.state.is_main_process)
         if self.state.is_main_process:
-            s = self.settings
+            model = self.model
+            if self.sharded:  # the others do not follow it forward
+                model = new_model(s, self.ids.tokenizer).to(self.state.device)
+                model.load_state_dict(weights)
             blocks = self.ids.held_out_blocks(_BLOCKS)
             guesses = block_losses(
-                self.model, self.ids.tokenizer, blocks, mask_rate=s.mask_rate, autocast=self._autocast
+                model, self.ids.tokenizer, blocks, mask_rate=s.mask_rate, autocast=self._autocast
             )
             loss, error = mean_and_error(guesses.losses, guesses.block)
             metrics = {
                 "loss": loss, "loss_error": error, "guesses": len(guesses.losses),
-                "parameters": sum(p.numel() for p in self.model.parameters()),
+                "parameters": sum(p.numel() for p in model.parameters()),
                 "steps": self.step, "tokens": self.step * s.batch_size * s.length,
                 "minutes": self.seconds / 60, "wall_minutes": self.wall / 60,
             }  # fmt: skip
             fresh = target.with_name(f".{target.name}")
             shutil.rmtree(fresh, ignore_errors=True)
             with errors_only():
-                self.model.save_pretrained(fresh)
+                model.save_pretrained(fresh)
             self.ids.tokenizer.save_pretrained(fresh)
             places.write_fields(fresh / RESULT, {"metrics": metrics, "losses": self._thin()})
             os.replace(fresh, target)

@@ -99,6 +99,8 @@ def checked_fields(kind: type, options: dict[str, Any], command: str) -> dict[st
             given[name] = whole(name, given[name], 1, 2**31 - 1)
         elif name in _WHOLE_OR_0:
             given[name] = whole(name, given[name], 0, 2**32 - 1)
+        elif isinstance(known[name].default, bool):
+            given[name] = _flag(name, given[name])
         elif isinstance(known[name].default, float) or name in _NUMBERS:
             given[name] = _number(name, given[name])
         else:
@@ -118,6 +120,12 @@ def _number(name: str, value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{name} must be a finite number, got {number}")
     return number
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
 
 
 def _word(name: str, value: Any) -> str:

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from topk_lib.selectors.gate import HistorySelector
+from topk_lib.training.together import asked_to_shard, world_size
 
 __all__ = ["fastest", "logits_of", "make_trainer"]
 
@@ -43,8 +44,11 @@ def make_trainer(
         quiet: no bars, no log.
         train_set: ``input_ids`` and ``label``; None to answer only.
     """
+    selector = None if train_set is None else getattr(model, "selector", None)
+    learned = bool(selector is not None and selector.trainable)
+    sharded = train_set is not None and _may_shard(model, learned)  # before processes are joined
     precision = fastest(settings.precision)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = world_size()
     if settings.batch_size % world:
         raise ValueError(f"batch_size {settings.batch_size} cannot be shared by {world} processes")
     steps = math.ceil(len(train_set or ()) / settings.batch_size) * settings.epochs
@@ -71,7 +75,6 @@ def make_trainer(
         disable_tqdm=quiet,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun; else a batch would grow
-    learned = train_set is not None and getattr(model, "selector", None) and model.selector.trainable
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -81,11 +84,32 @@ def make_trainer(
         callbacks=[_Anneal()] if learned else None,
         optimizers=(_optimiser(model, settings), None) if learned else (None, None),
     )
+    if sharded and not trainer.is_fsdp_enabled:
+        raise ValueError(
+            "accelerate shards a model (FSDP) over several processes with a GPU each, and here are none: "
+            "leave out --use_fsdp"
+        )
     if learned and isinstance(model.selector, HistorySelector):
         trainer.add_callback(_Remember(model.selector, trainer.accelerator))
     if quiet:
         trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _may_shard(model: Any, learned: bool) -> bool:
+    """Whether Accelerate is to shard the model; what it was not told about it is settled then."""
+    if not asked_to_shard():
+        return False
+    if learned:
+        raise ValueError(
+            f"the {model.selector.name} selector is trained along with a learning rate of its own, which "
+            "FSDP does not take: leave out --use_fsdp, or choose a selector that is not trained"
+        )
+    layers = next(module for module in model.modules() if isinstance(module, torch.nn.ModuleList))
+    # by default BERT's embeddings would be sharded twice, and checkpoints could be read by as many alone
+    os.environ.setdefault("FSDP_TRANSFORMER_CLS_TO_WRAP", type(layers[0]).__name__)
+    os.environ.setdefault("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT")
+    return True
 
 
 class _Anneal(TrainerCallback):  # type: ignore[misc]
