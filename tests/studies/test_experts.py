@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from topk_lib.training.corpus import train_tokenizer
 from topk_lib.training.objective import new_model
 from topk_lib.training.pretrain import checked, pretrain
 
-SMALL = {"hidden_size": 16, "layers": 2, "heads": 2}
+SMALL: dict[str, Any] = {"hidden_size": 16, "layers": 2, "heads": 2}
 
 
 def tuned(folder: Path, model: str, rate: float, n: int, seed: int, k: int) -> base.Made:
@@ -169,8 +170,8 @@ def test_what_experts_add_to_the_loss_is_learned_from_and_not_told(tmp_path: Pat
         made = pretrain(
             tmp_path / f"{rate}", source="embedded", corpus=tmp_path / "corpus", quiet=True, steps=3,
             warmup=1, vocabulary=300, length=16, batch_size=4, held_out=10, precision="fp32", **SMALL,
-            change=lambda model, rate=rate: upcycle(
-                model, 2, kind="token_choice", start="fresh", k=1, rate=rate
+            change=partial(
+                upcycle, experts=2, kind="token_choice", start="fresh", k=1, rate=rate
             ),
             after=lambda loop: seen.append(loop.step),
         )  # fmt: skip
