@@ -24,3 +24,10 @@ def test_shapes_must_fit() -> None:
         show.routing_choices(["a", "b", "c"], scores, mask, mask.T)
     with pytest.raises(ValueError, match="tokens must have one label a row of scores, 3; got 1"):
         show.routing_choices(["a"], scores, mask, mask)
+
+
+def test_loads_are_multiples_of_the_mean() -> None:
+    axes = show.expert_loads({"token choice": [6, 2, 1], "expert choice": [3, 3, 3]}).axes[0]
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([2, 2 / 3, 1 / 3, 1, 1, 1])
+    with pytest.raises(ValueError, match=r"as many experts, got \[2, 3\]"):
+        show.expert_loads({"a": [1, 2], "b": [1, 2, 3]})

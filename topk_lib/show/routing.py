@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from topk_lib.show.figures import style
-from topk_lib.show.palette import DROPPED, KEPT
+from topk_lib.show.palette import CURVES, DROPPED, KEPT
 
-__all__ = ["routing_choices"]
+__all__ = ["expert_loads", "routing_choices"]
 
 
 def routing_choices(tokens: Sequence[str], scores: Tensor, by_token: Tensor, by_expert: Tensor) -> Figure:
@@ -57,5 +57,34 @@ def routing_choices(tokens: Sequence[str], scores: Tensor, by_token: Tensor, by_
         axes.tick_params(length=0)
         axes.set_title(title, fontsize=12)
         axes.set_xlabel("expert, tokens it takes", fontsize=11)
+    plt.close(figure)
+    return figure
+
+
+def expert_loads(loads: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw how many tokens each expert takes, as a multiple of the mean, for some layers side by side.
+
+    Args:
+        loads: for each layer's name the tokens of each expert; all layers have as many experts.
+
+    Raises:
+        ValueError: the layers differ in their experts.
+    """
+    counts = {len(each) for each in loads.values()}
+    if len(counts) != 1:
+        raise ValueError(f"all layers must have as many experts, got {sorted(counts)}")
+    style()
+    figure: Figure
+    figure, axes = plt.subplots(figsize=(5.2, 2.9))
+    experts, width = counts.pop(), 0.8 / len(loads)
+    for i, (name, each) in enumerate(loads.items()):
+        mean = sum(each) / experts
+        at = [e + (i - (len(loads) - 1) / 2) * width for e in range(experts)]
+        axes.bar(at, [load / mean for load in each], width, color=CURVES[i], label=name)
+    axes.axhline(1, color="#555555", linestyle=":")
+    axes.set_xticks(range(experts), [str(e) for e in range(experts)])
+    axes.set_xlabel("expert")
+    axes.set_ylabel("load / mean")
+    figure.legend(loc="outside upper center", ncols=3, fontsize=10, frameon=False)
     plt.close(figure)
     return figure
