@@ -79,7 +79,7 @@ def test_evidence_cites_records() -> None:
 def test_the_lead_of_an_arm_whose_tokens_are_drawn_over_one_whose_are_not() -> None:
     drawn, fixed = [record("a", 0.9, seed) for seed in range(3)], [record("b", 0.6, 9)]
     gap = claims.lead(drawn, fixed)
-    low, high = claims.limits(gap)
+    low, high = gap.limits()
     assert gap.seeds == 3
     assert low < gap.mean < high
     assert gap.mean == pytest.approx(

@@ -25,6 +25,7 @@ from transformers import (
 from topk_lib.checks.prefix import prefix_test
 from topk_lib.models import TopKForSequenceClassification
 from topk_lib.routing import Routed, TokenChoice, routing_loss, routing_stats, upcycle
+from topk_lib.routing.upcycling import _spots
 
 SMALL: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2,
                          "num_attention_heads": 2, "intermediate_size": 24, "pad_token_id": 0}  # fmt: skip
@@ -36,6 +37,19 @@ MODELS: dict[str, Any] = {
 }
 IDS = torch.randint(3, 40, (2, 9), generator=torch.Generator().manual_seed(0))
 MASK = (torch.arange(9) < torch.tensor([[9], [5]])).long()
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_new_experts_are_spread_as_the_layer_was(family: str) -> None:
+    torch.manual_seed(0)
+    model = MODELS[family]()
+    layer = next(_spots(model))
+    stds = [layer.up[0].weight.std(), layer.down.weight.std()]
+    upcycle(model, 3, start="fresh")
+    experts = next(part for part in model.modules() if isinstance(part, Routed)).experts
+    for weight, std in zip((experts.up, experts.down), stds, strict=True):
+        assert 0.8 < weight.std() / std < 1.25
+    assert experts.up_bias is None or not experts.up_bias.any()
 
 
 def made(name: str) -> Any:

@@ -74,8 +74,6 @@ def test_each_kind_does_the_work_of_the_dense_model_and_all_masked_experts_weigh
             work[kind] = experts.flops(model, objective)
             layers = [part for part in model.modules() if isinstance(part, Routed)]
             weights[kind] = sum(p.numel() for part in layers for p in part.experts.parameters())
-            for part in layers:  # drawn as the dense model draws its own
-                assert part.experts.up.std().item() == pytest.approx(0.02, rel=0.05)
         for kind, found in work.items():
             assert found["feed_forward"] == work["dense"]["feed_forward"] > 0, kind
             assert 0.01 < found["router"] / found["feed_forward"] < 0.03 or kind == "dense"

@@ -3,7 +3,7 @@
 from topk_lib.claims.article import CLAIMS, Claim, judge, markdown, table, verdict
 from topk_lib.claims.compare import FULL, Difference, Paired, Record, Results, difference, loss, paired
 from topk_lib.claims.continual import by_method
-from topk_lib.claims.prompting import arms, lead, limits
+from topk_lib.claims.prompting import arms, lead
 from topk_lib.claims.rules import HARD, SOFT, UNLABELLED, Finding
 from topk_lib.claims.runs import runs
 
@@ -24,7 +24,6 @@ __all__ = [
     "difference",
     "judge",
     "lead",
-    "limits",
     "loss",
     "markdown",
     "paired",

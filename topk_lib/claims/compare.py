@@ -100,6 +100,11 @@ class Difference(NamedTuple):
         """The upper confidence bound at 1 - ``level``."""
         return self.mean + float(student.ppf(1 - level, self.freedom)) * self.error
 
+    def limits(self, level: float = LEVEL) -> tuple[float, float]:
+        """Both ends of the confidence interval at 1 - ``level``."""
+        high = self.bound(level / 2)
+        return 2 * self.mean - high, high
+
 
 class Missing(Exception):
     """The records that a rule needs are not there."""

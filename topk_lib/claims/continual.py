@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
 
-from topk_lib.claims.compare import LEVEL, Missing, Record, Results, between, cite
+from topk_lib.claims.compare import LEVEL, Missing, Record, Results, between, cite, two_sources
 from topk_lib.claims.rules import Finding, listed
 
 __all__ = ["FAMILIES", "SCENARIOS", "by_method", "prevents"]
@@ -59,10 +58,7 @@ def _judge(runs: Mapping[str, Record], method: str, rivals: Sequence[str], seeds
 
 def _at_most(values: Sequence[float]) -> float:
     """The upper confidence bound of their mean at 95%, by Student's t; of one value, itself."""
-    if len(values) == 1:
-        return float(values[0])
-    error = float(np.std(values, ddof=1) / np.sqrt(len(values)))
-    return float(np.mean(values)) + float(student.ppf(1 - LEVEL, len(values) - 1)) * error
+    return two_sources(np.array(values, dtype=float), 0.0, np.inf).bound()
 
 
 def _answer(judged: Mapping[str, Sequence[_Judged]]) -> str:

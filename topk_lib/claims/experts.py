@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
 
-from topk_lib.claims.compare import ENOUGH, LEVEL, Record, Results
+from topk_lib.claims.compare import ENOUGH, Record, Results, two_sources
 
 __all__ = ["NAMES", "Race", "against_time", "by_kind", "decoding", "race", "sentence", "table"]
 
@@ -61,10 +60,8 @@ def race(runs: Mapping[str, Record], first: str, second: str) -> Race | None:
     if not seeds:
         return None
     gaps = [float(other[s]["metrics"]["loss"] - mine[s]["metrics"]["loss"]) for s in seeds]
-    mean, wide = float(np.mean(gaps)), float("inf")
-    if len(gaps) > 1:
-        wide = float(student.ppf(1 - LEVEL / 2, len(gaps) - 1) * np.std(gaps, ddof=1) / len(gaps) ** 0.5)
-    return Race(gaps, [_pace(mine[s], other[s]) for s in seeds], mean - wide, mean + wide)
+    ends = two_sources(np.array(gaps), 0.0, np.inf).limits() if len(gaps) > 1 else (-np.inf, np.inf)
+    return Race(gaps, [_pace(mine[s], other[s]) for s in seeds], *ends)
 
 
 def _pace(mine: Record, other: Record) -> float:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from topk_lib.claims.compare import LEVEL, Difference, Missing, Record, Results, cite, difference, wrong
 from topk_lib.claims.rules import Finding, listed
 
-__all__ = ["arms", "lead", "limits", "prompts_do"]
+__all__ = ["arms", "lead", "prompts_do"]
 
 _SHOTS = (2, 4, 8)
 _COIN = 0.5  # the study draws its reviews half and half
@@ -63,12 +62,6 @@ def lead(first: Sequence[Record], second: Sequence[Record], way: str | None = No
     return difference(*(np.repeat(x, draws, 0) if len(x) == 1 else x for x in (a, b)))
 
 
-def limits(gap: Difference, level: float = LEVEL) -> tuple[float, float]:
-    """Both ends of the interval of a difference, at 1 - ``level``."""
-    reach = float(student.ppf(1 - level / 2, gap.freedom)) * gap.error
-    return gap.mean - reach, gap.mean + reach
-
-
 def prompts_do(results: Results) -> Finding:
     """A frozen model must beat a coin when it is asked without examples, and with a few; and in any words.
 
@@ -113,7 +106,7 @@ def prompts_do(results: Results) -> Finding:
         f"{_cited('read-first-k64-s0', way)}"
     ]
     for n, found in draws.items():
-        low, high = limits(gaps[n], level)
+        low, high = gaps[n].limits(level)
         each = " · ".join(_cited(r["run"], way) for r in found)
         evidence.append(
             f"{n} examples: {each}: {_WORDS[signs[n]]} none, by {100 * low:+.0f} to {100 * high:+.0f} "
@@ -130,7 +123,7 @@ def prompts_do(results: Results) -> Finding:
 def _above(records: Sequence[Record], level: float) -> bool:
     """Surely more often right than a coin, the luck of the examples and of the reviews counted."""
     right = _right(records)
-    low, _ = limits(difference(right, np.zeros_like(right)), 2 * level)
+    low, _ = difference(right, np.zeros_like(right)).limits(2 * level)
     return low > _COIN
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +14,7 @@ from datasets.exceptions import DatasetGenerationError
 from topk_lib.data.files import canonical, files_of_splits
 from topk_lib.data.hub import asked_once
 from topk_lib.data.reviews import CORPUS_FILE, EMBEDDED, HUB_NAME, breaks_to_newlines
-from topk_lib.data.texts import as_texts
+from topk_lib.data.texts import as_texts, text_hash
 
 __all__ = ["TextStream", "stream_texts"]
 
@@ -47,7 +46,7 @@ class TextStream:
         self, label: str, parts: dict[str, Iterable[Any]], kept_back: dict[str, Iterable[Any]] | None = None
     ) -> None:
         self.label, self._parts, self._kept_back = label, parts, kept_back or {}
-        self._measured_on: set[bytes] | None = None
+        self._measured_on: set[int] | None = None
         self.empty = 0
         """How many were left out because nothing stands in them; counted by :meth:`__iter__`."""
         self.copies: dict[str, int] = {}
@@ -60,12 +59,12 @@ class TextStream:
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """The split and the text, HTML line breaks turned into newlines."""
         if self._measured_on is None:
-            self._measured_on = {_digest(text) for _, text in self._read(self._kept_back)}
+            self._measured_on = {text_hash(text) for _, text in self._read(self._kept_back)}
         self.empty, self.copies = 0, dict.fromkeys(self._parts, 0)
         for split, text in self._read(self._parts):
             if not text.strip():
                 self.empty += 1
-            elif self._measured_on and _digest(text) in self._measured_on:
+            elif self._measured_on and text_hash(text) in self._measured_on:
                 self.copies[split] += 1
             else:
                 yield split, text
@@ -87,10 +86,6 @@ class TextStream:
                     f"{self.label}, split {split}, cannot be read after row {number} "
                     f"({str(error.__cause__ or error).splitlines()[0]}): is the file cut off, or no UTF-8?"
                 ) from error
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()[:8]
 
 
 def stream_texts(source: str | Path | None = None, *, splits: Sequence[str] | None = None) -> TextStream:

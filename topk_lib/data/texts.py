@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["as_texts"]
+__all__ = ["as_texts", "text_hash"]
 
 _HALF = re.compile("[\ud800-\udfff]")
 
@@ -41,3 +42,8 @@ def as_texts(texts: Iterable[Any], name: str = "text") -> list[str]:
                 "it was cut there, or is no UTF-8; decode it anew, or leave it out"
             )
     return [str(text) for text in found]
+
+
+def text_hash(text: str) -> int:
+    """64 bits that stand for a text, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -158,6 +158,17 @@ class Routed(nn.Module):
         return self.router.weight.new_zeros(()) if loss is None else loss
 
     @property
+    def taken(self) -> Tensor:
+        """(batch, n, experts) bool: who took whom in the last call.
+
+        Raises:
+            RuntimeError: there was none.
+        """
+        if self._last.choice is None:
+            raise RuntimeError("the layer has not been called yet: call it first")
+        return self._last.choice.mask
+
+    @property
     def stats(self) -> Stats:
         """What the last call did.
 

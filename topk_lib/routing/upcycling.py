@@ -119,8 +119,7 @@ def upcycle(
     made = {number: _layer(routing, spots[number]) for number in numbers}  # says what is wrong with options
     turn(model, routing)
     for number, layer in made.items():
-        if start == "copy":
-            _copy(layer, spots[number])
+        (_copy if start == "copy" else _draw)(layer, spots[number])
         _put(spots[number], layer.train(model.training))
     _watch(model)
     return model
@@ -175,6 +174,17 @@ def _copy(layer: Routed, spot: _Spot) -> None:
     if experts.up_bias is not None and experts.down_bias is not None:
         experts.up_bias.copy_(torch.cat([one.bias for one in spot.up]))
         experts.down_bias.copy_(spot.down.bias)
+
+
+@torch.no_grad()
+def _draw(layer: Routed, spot: _Spot) -> None:
+    """New weights, spread as those of the layer are."""
+    experts = layer.experts
+    for weight, like in ((experts.up, spot.up[0]), (experts.down, spot.down)):
+        nn.init.normal_(weight, std=float(like.weight.std()))
+    for bias in (experts.up_bias, experts.down_bias):
+        if bias is not None:
+            nn.init.zeros_(bias)
 
 
 def _put(spot: _Spot, layer: Routed) -> None:

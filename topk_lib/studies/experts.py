@@ -116,24 +116,11 @@ def _corpus(objective: str) -> tuple[Path, Corpus]:
 
 
 def _change(options: dict[str, Any], model: Any) -> Any:
-    """Give a new model its experts, whose weights are drawn as wide as those of the dense layers."""
+    """Give a new model its experts."""
     if not options:
         return model
-    dense = _inner(model.config)
     met = options.get("k") or options.get("capacity") or options["share"]
-    upcycle(model, start="fresh", inner=round(dense / met), **options)
-    std = model.config.initializer_range
-    down = std / (2 * model.config.num_hidden_layers) ** 0.5 if hasattr(model, "decoder") else std
-    for part in model.modules():
-        if isinstance(part, Routed):
-            for name, weight in part.experts.named_parameters():
-                if weight.dim() == 3 and "bias" not in name:
-                    nn.init.normal_(weight, std=down if name == "down" else std)
-    return model
-
-
-def _inner(config: Any) -> int:
-    return int(config.intermediate_size)
+    return upcycle(model, start="fresh", inner=round(model.config.intermediate_size / met), **options)
 
 
 def flops(model: Any, objective: str, mask_rate: float = 0.15) -> dict[str, float]:
@@ -146,7 +133,7 @@ def flops(model: Any, objective: str, mask_rate: float = 0.15) -> dict[str, floa
         ``attention``, ``feed_forward``, ``router`` and ``head``, over all layers, and their ``total``.
     """
     c = model.config
-    d, layers, inner = c.hidden_size, c.num_hidden_layers, _inner(c)
+    d, layers, inner = c.hidden_size, c.num_hidden_layers, c.intermediate_size
     routed = [part for part in model.modules() if isinstance(part, Routed)]
     one = 2 * 3 * d  # for each unit inside: two products in and one out, since all of them are gated
     work = one * inner * (layers - len(routed))
@@ -255,9 +242,7 @@ def _looked(model: Any, tokenizer: Any, blocks: torch.Tensor, most: int = 8) -> 
     kept: list[list[tuple[torch.Tensor, Any]]] = [[] for _ in layers]
 
     def note(layer: Routed, _: Any, __: Any) -> None:
-        choice = layer._last.choice
-        assert choice is not None
-        kept[layers.index(layer)].append((choice.mask.flatten(0, 1), layer.stats))
+        kept[layers.index(layer)].append((layer.taken.flatten(0, 1), layer.stats))
 
     hooks = [model.base_model.register_forward_pre_hook(lambda _, args: read.append(args[0].flatten()))]
     hooks += [layer.register_forward_hook(note) for layer in layers]

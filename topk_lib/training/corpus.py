@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from topk_lib.data.stream import TextStream
+from topk_lib.data.texts import text_hash
 
 __all__ = [
     "CORPUS", "Corpus", "cut_blocks", "mask_tokens", "prepare_corpus", "token_ids", "train_tokenizer",
@@ -286,7 +287,7 @@ def _write(
         stream = (text for _, text in texts)
         while few := list(islice(stream, _FEW)):
             for text, ids in zip(few, token_ids(tokenizer, few), strict=True):
-                part = "held_out" if _hash(text) in out else "train"
+                part = "held_out" if text_hash(text) in out else "train"
                 files[part].write(np.array([*ids, end], dtype=dtype).tobytes())
                 count[part][0] += 1
                 count[part][1] += len(ids) + 1
@@ -309,10 +310,6 @@ def token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return [one.ids for one in encoded]
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
 class _Reading:
     """The first reading: gives the texts on, counts them, and remembers the smallest hashes."""
 
@@ -329,7 +326,7 @@ class _Reading:
             self.number += 1
             if split == self.texts.splits[-1]:
                 self.last += 1
-                self._note(_hash(text))
+                self._note(text_hash(text))
             yield text
 
     def _note(self, value: int) -> None:

@@ -216,7 +216,9 @@ def pretrain(
 
 
 def _told(about: dict[str, Any]) -> str:
+    copies = sum(about.get("copies", {}).values())  # folders of before do not tell
     empty = f", {about['empty']:,} empty ones left out" if about["empty"] else ""
+    empty += f", {copies:,} copies of test texts left out" if copies else ""
     return (
         f"{about['texts']:,} texts from {about['source']} ({about['tokens']:,} tokens{empty}), "
         f"{about['held_out']:,} held out"

@@ -230,8 +230,8 @@ def _read(checkpoint: Path) -> dict[str, Any]:
 
 def _optimiser(model: Any, settings: Any) -> torch.optim.Optimizer:
     """AdamW; vectors (biases, norms) are not drawn towards 0."""
-    groups = [
-        {"params": [p for p in model.parameters() if (p.dim() > 1) == matrix], "weight_decay": decay}
-        for matrix, decay in ((True, 0.01), (False, 0.0))
-    ]
+    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": decay} for decay in (0.01, 0.0)]
+    for name, parameter in model.named_parameters():
+        vector = parameter.dim() == 1 or name.endswith("bias")  # those of experts stand in a matrix
+        groups[vector]["params"].append(parameter)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
