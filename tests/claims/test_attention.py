@@ -12,8 +12,10 @@ def record(rows: dict[str, Any], key: str = "rows") -> dict[str, Any]:
 
 
 FOUND = {
-    "joined-n1024-s0": record({"full": {"late": 3.0}, "window-64": {"late": 3.5}, "no-sinks-64": {"late": 6.0}}),
-    "joined-n1024-s1": record({"full": {"late": 4.0}, "window-64": {"late": 5.0}, "window-128": {"late": 4.1}}),
+    "joined-n1024-s0": record({"full": {"late": 3.0}, "window-64": {"late": 3.5},
+                               "no-sinks-64": {"late": 6.0}}),
+    "joined-n1024-s1": record({"full": {"late": 4.0}, "window-64": {"late": 5.0},
+                               "window-128": {"late": 4.1}}),
     "needle-n1024-s0": record({"full": {"accuracy": 1.0}, "told-votes-64": {"accuracy": 0.5},
                                "asked-votes-64": {"accuracy": 1.0}}),
     "needle-n1024-s1": record({"full": {"accuracy": 1.0}, "told-votes-64": {"accuracy": 0.0}}),
