@@ -161,6 +161,16 @@ def test_the_tests_that_chapters_name_exist() -> None:
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
 
 
+def test_boxes_of_diagrams_lead_to_chapters_that_exist() -> None:
+    led = 0
+    for path in [*(ROOT / "notebooks").glob("*.md"), *(ROOT / "book").glob("*.md")]:
+        text = path.read_text(encoding="utf-8")
+        for box, page in re.findall(r'^ *click (\w+) href "([^"]+)"$', text, re.MULTILINE):
+            assert (path.parent / page).with_suffix(".md").is_file(), f"{path.name}: {box} leads to {page}"
+            led += 1
+    assert led > 60
+
+
 def imports(path: Path) -> set[Path]:
     """The files of the package that a file of it imports, wherever in it the import stands."""
     found = set()

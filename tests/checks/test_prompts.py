@@ -106,8 +106,10 @@ WRONG: dict[str, list[Callable[..., Any]]] = {
         lambda ids, s, k: best(ids, s, k) if k <= len(ids) else [],
         lambda ids, s, k: best(ids, -s, k),
         all_that_reach,
+        lambda ids, s, k: sorted(best(ids, s, k)),
     ],
     "check_agreement": [
+        lambda a, b: (a.argmax(0) == b.argmax(0)).float().mean(),
         lambda a, b: (a.argmax(-1) == b.argmax(-1)).sum(),
         lambda a, b: (a == b).float().mean(),
         lambda a, b: 1.0,

@@ -13,6 +13,9 @@ from topk_lib.checks.base import check, floats
 __all__ = ["check_bitfit", "check_lora_forward", "check_lora_learns", "check_lora_merge", "check_lora_size"]
 
 
+_SCALE = 0.7  # not 1 / rank, so that who forgets alpha is told
+
+
 def _case() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x (3, 4), W (5, 4), A (2, 4), B (5, 2)."""
     dice = torch.Generator().manual_seed(0)
@@ -24,19 +27,23 @@ def _case() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def check_lora_forward(forward: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]) -> str:
     """Check a learner's ``forward(x, W, A, B, scale)``: x (n, inputs) to (n, outputs)."""
     x, w, a, b = _case()
-    got = floats(forward(x.clone(), w.clone(), a.clone(), b.clone(), 0.5))
+    got = floats(forward(x.clone(), w.clone(), a.clone(), b.clone(), _SCALE))
     plain, product = x @ w.T, x @ a.T @ b.T
     if got.shape != plain.shape:
         return f"Not yet: x is (3, 4) and W (5, 4), so the result is (3, 5); yours is {tuple(got.shape)}."
-    if torch.allclose(got, plain + 0.5 * product, atol=1e-4):
+    if torch.allclose(got, plain + _SCALE * product, atol=1e-4):
         return "Right."
     for wrong, hint in (
         (plain, "that is x Wᵀ alone: the product B A is missing"),
-        (0.5 * product, "that is the change alone: x Wᵀ, which stays, is missing"),
+        (_SCALE * product, "that is the change alone: x Wᵀ, which stays, is missing"),
         (plain + product, "the scale is missing"),
-        (plain - 0.5 * product, "the change is added, not taken away"),
-        (0.5 * (plain + product), "the scale multiplies the change only, not W"),
-        (plain + 0.25 * product, "the scale counts once"),
+        (plain - _SCALE * product, "the change is added, not taken away"),
+        (_SCALE * (plain + product), "the scale multiplies the change only, not W"),
+        (plain + _SCALE**2 * product, "the scale counts once"),
+        (
+            plain + product / len(a),
+            "the factor is scale as it is given, not one over the rank",
+        ),
     ):
         if torch.allclose(got, wrong, atol=1e-4):
             return f"Not yet: {hint}."
@@ -69,15 +76,15 @@ def check_lora_merge(merge: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -
     """Check a learner's ``merge(W, A, B, scale)``: one matrix of the shape of W."""
     x, w, a, b = _case()
     given = w.clone()
-    got = floats(merge(given, a.clone(), b.clone(), 0.5))
+    got = floats(merge(given, a.clone(), b.clone(), _SCALE))
     if got.shape != w.shape:
         return f"Not yet: W is (5, 4), and so must the merged matrix be; yours is {tuple(got.shape)}."
-    if torch.allclose(x @ got.T, x @ w.T + 0.5 * x @ a.T @ b.T, atol=1e-4):
+    if torch.allclose(x @ got.T, x @ w.T + _SCALE * x @ a.T @ b.T, atol=1e-4):
         if not torch.equal(given, w):
             return "Almost: the result is right, but W itself was changed; to take the task out, you need it."
         return "Right: the same answers from one matrix, at the cost of none."
-    for wrong, hint in ((w + b @ a, "the scale is missing"), (0.5 * b @ a, "W itself is missing"),
-                        (w, "that is W alone"), (w - 0.5 * b @ a, "add the product")):  # fmt: skip
+    for wrong, hint in ((w + b @ a, "the scale is missing"), (_SCALE * b @ a, "W itself is missing"),
+                        (w, "that is W alone"), (w - _SCALE * b @ a, "add the product")):  # fmt: skip
         if torch.allclose(got, wrong, atol=1e-4):
             return f"Not yet: {hint}."
     return (

@@ -126,8 +126,8 @@ def check_few_shot(
 def check_best_in_order(best: Callable[[list[int], Tensor, int], Any]) -> str:
     """Check a learner's k best tokens, in the order of the text: ids, scores (n,), k."""
     cases: list[tuple[list[int], list[float], int]] = [
-        ([11, 12, 13, 14, 15], [0.1, 0.9, 0.3, 0.2, 0.8], 2),
-        ([21, 22, 23, 24], [0.5, 0.1, 0.7, 0.9], 3),
+        ([14, 15, 11, 13, 12], [0.1, 0.9, 0.3, 0.2, 0.8], 2),
+        ([23, 21, 24, 22], [0.5, 0.1, 0.7, 0.9], 3),
         ([31, 31, 32], [0.4, 0.4, 0.1], 1),
         ([41, 42], [0.3, 0.2], 5),
     ]
@@ -151,21 +151,23 @@ def check_best_in_order(best: Callable[[list[int], Tensor, int], Any]) -> str:
 @check
 def check_agreement(agreement: Callable[[Tensor, Tensor], Any]) -> str:
     """Check a learner's share of texts that two wordings give the same label: two (texts, labels)."""
-    first = torch.tensor([[-1.0, -2.0], [-3.0, -0.5], [-2.0, -4.0], [-0.1, -9.0]])
-    second = torch.tensor([[-5.0, -6.0], [-7.0, -8.0], [-3.0, -2.9], [-1.0, -4.0]])
+    first = torch.tensor([[-1.0, -2, -9], [-3, -0.5, -4], [-2, -4, -3], [-0.1, -9, -5], [-6, -5, -4]])
+    second = torch.tensor([[-5.0, -6, -7], [-8, -7, -6], [-4, -3, -9], [-1, -4, -2], [-3, -2, -1]])
     got = agreement(first.clone(), second.clone())
-    if close(got, 0.5):
+    if close(got, 0.6):
         again = agreement(first[:3].clone(), first[:3].clone() - 5)
         if close(again, 1.0):
             return "Right. Two wordings that ask the same should agree on every text; now see."
         return (
             f"Not yet: a wording agrees with itself on all texts, whatever is taken from all; yours {again}."
         )
-    if close(got, 2.0):
-        return "Not yet: 2 texts of 4 get the same label; a share is asked for."
+    if close(got, 3.0):
+        return "Not yet: 3 texts of 5 get the same label; a share is asked for."
     if close(got, 0.0):
         return "Not yet: compare the answers (the label with the highest score), not the scores."
-    return f"Not yet: texts 0 and 3 of 4 get the same label, so 0.5; yours gives {float(got):g}."
+    if close(got, float((first.argmax(0) == second.argmax(0)).float().mean())):
+        return "Not yet: a row is a text; you look for the highest score of each column."
+    return f"Not yet: texts 0, 3 and 4 of 5 get the same label, so 0.6; yours gives {float(got):g}."
 
 
 def _row(numbers: Tensor) -> list[float]:
