@@ -212,9 +212,12 @@ def test_alone_nothing_is_caught_and_one_tells(monkeypatch: pytest.MonkeyPatch) 
         raise RuntimeError("gloo: mine")
     monkeypatch.setenv("WORLD_SIZE", "2")  # without a store to ask
     assert first_to_tell()
-    with pytest.raises(RuntimeError, match="diverged"), together("a"):
-        raise RuntimeError("the training diverged")
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RuntimeError, match="a process of this run in a was ended"), together("a"):
         signal.raise_signal(signal.SIGTERM)
+    # a launcher that is late must not end it before it has said so
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    signal.signal(signal.SIGTERM, before)
+    with pytest.raises(RuntimeError, match="diverged"), together("a"):
+        raise RuntimeError("the training diverged")
     assert signal.getsignal(signal.SIGTERM) is before

@@ -40,25 +40,29 @@ def together(folder: object) -> Iterator[None]:
     """Work in ``folder`` with the other processes of this run, if there are any.
 
     Raises:
-        RuntimeError: one of them is gone, or the launcher ended this one since another is.
+        RuntimeError: one of them is gone, or the launcher ended this one since another is. SIGTERM is ignored
+            from then on.
     """
     if world_size() == 1:
         yield
         return
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _end) if main else None
+    after = signal.signal(signal.SIGTERM, _end) if main else None
     try:
         yield
     except (_Ended, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _is_loss(error):
             raise
+        after = signal.SIG_IGN  # this process ends by itself, and must first say why
+        if main:
+            signal.signal(signal.SIGTERM, after)
         raise RuntimeError(
             f"a process of this run in {folder} was ended, so all {world_size()} stop: give the same command "
             "again, which goes on from the last checkpoint"
         ) from error
     finally:
         if main:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, after)
 
 
 def _is_loss(error: RuntimeError) -> bool:

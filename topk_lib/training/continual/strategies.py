@@ -126,7 +126,7 @@ def diagonal_fisher(
         drawn = int(torch.multinomial(chances.detach().exp().cpu(), 1, generator=generator))
         gradients = torch.autograd.grad(chances[drawn], list(weights.values()))
         for name, g in zip(weights, gradients, strict=True):
-            fisher[name] += g.square() / len(rows)
+            fisher[name].addcmul_(g, g, value=1 / len(rows))
     learner.train(was)
     return fisher
 
