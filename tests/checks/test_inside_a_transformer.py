@@ -30,6 +30,7 @@ def test_head() -> None:
     )
     assert "divide the scores" in check(lambda *given: head(*given, by=1))
     assert "not by the width" in check(lambda *given: head(*given, by=4))
+    assert "keys of two numbers" in check(lambda *given: head(*given, by=2**0.5))
     assert "not of x" in check(lambda *given: head(*given, by=6**0.5))
     assert "number of tokens" in check(lambda *given: head(*given, by=5**0.5))
     assert "over the keys" in check(lambda *given: head(*given, dim=0))

@@ -61,6 +61,12 @@ def test_hidden() -> None:
         u = torch.rand(ids.shape) < 0.5
         return inputs.masked_fill(chosen & (inputs == ids) & u, 9), chosen
 
+    def one_fate(ids: Tensor, special: Tensor, rate: float, mask_id: int, types: int, dim: int) -> Any:
+        chosen = (torch.rand(ids.shape) < rate) & ~special
+        u = torch.rand(ids.shape).select(dim, 0).unsqueeze(dim).expand_as(ids)
+        inputs = ids.masked_fill(chosen & (u < 0.8), mask_id)
+        return torch.where(chosen & (u >= 0.9), torch.randint(types, ids.shape), inputs), chosen
+
     def leaking(ids: Tensor, *rest: Any) -> Any:
         inputs, chosen = hide(ids, *rest)
         return inputs.roll(1, 1), chosen
@@ -82,6 +88,8 @@ def test_hidden() -> None:
     assert "has changed; the loss" in check(leaking)
     assert "the shape of ids" in check(lambda *given: (hide(*given)[0][0], hide(*given)[1][0]))
     assert "same in every row" in check(same_rows)
+    assert "of a row share" in check(lambda *given: one_fate(*given, dim=1))
+    assert "of a column share" in check(lambda *given: one_fate(*given, dim=0))
 
 
 def test_next_labels() -> None:

@@ -70,6 +70,8 @@ def test_next_probabilities(probabilities: Callable[[Tensor, float], Any], said:
         (lambda p: (-p).exp().mean(), "mean of 1/p"),
         (lambda p: 1 / p.exp().mean(), "1 / the mean of p"),
         (lambda p: 7.0, "yours is 7; exp of the mean"),
+        (lambda p: math.exp(-p.median()), "yours is 2"),
+        (lambda p: math.exp(-(p.min() + p.max()) / 2), "yours is 5.6"),
         (lambda p: None, "returns nothing"),
     ],
 )

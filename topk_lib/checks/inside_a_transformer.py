@@ -46,6 +46,7 @@ def check_head(head: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> str:
     mistakes = {
         "divide the scores by the root of the head's width": read(scores),
         "divide by the root of the head's width, not by the width": read(scores / 4),
+        "the root of 2 is for keys of two numbers: take the root of their width": read(scores / 2**0.5),
         "the width whose root counts is that of the queries and keys, not of x": read(scores / 6**0.5),
         "the root is of the head's width, not of the number of tokens": read(scores / 5**0.5),
         "a query's weights sum to 1: take the softmax over the keys, the last dimension": (

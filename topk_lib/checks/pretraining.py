@@ -64,6 +64,12 @@ def check_hidden(hide: Callable[[Tensor, Tensor, float, int, int], tuple[Tensor,
             f"Not yet: at a rate of {rate:g} your share of chosen tokens is "
             f"{float(chosen.sum() / (~special).sum()):.3f} (special tokens do not count)."
         )
+    hidden = chosen & (inputs == mask_id)
+    for dim, line in ((1, "row"), (0, "column")):
+        some, all_of_them = hidden.sum(dim), chosen.sum(dim)
+        alike = ((some == 0) | (some == all_of_them)).float().mean()
+        if alike > 0.9 and 0 < some.sum() < all_of_them.sum():
+            return f"Not yet: all chosen tokens of a {line} share one fate: draw u anew for every token."
     return _eighty_ten_ten(inputs[chosen], ids[chosen], mask_id, types)
 
 

@@ -63,23 +63,24 @@ def check_next_probabilities(probabilities: Callable[[Tensor, float], Tensor]) -
 @check
 def check_perplexity(perplexity: Callable[[Tensor], float]) -> str:
     """Check perplexity from the natural logarithms of the tokens' probabilities (n,)."""
-    probabilities = torch.tensor([0.5, 0.25, 0.125])
+    probabilities = torch.tensor([0.5, 0.5, 0.5, 0.125, 0.0625])  # 2 bits on average, 1 in the middle
     got = float(perplexity(probabilities.log()))
     if not close(got, 4.0):
         near = {
-            64.0: "that is 1 / the probability of the whole text: take the mean of the losses first",
+            1024.0: "that is 1 / the probability of the whole text: take the mean of the losses first",
             0.25: "a minus sign is missing: the loss is minus the logarithm",
             math.log(4): "that is the mean loss in nats: its exponential is wanted",
             2.0: "that is the mean loss in bits: 2 to its power is wanted",
             2 ** math.log(4): "the logarithms are natural ones: take e to the power, not 2",
             math.exp(2): "bits go with powers of 2, nats with powers of e",
-            14 / 3: "that is the mean of 1/p: average the logarithms",
-            24 / 7: "that is 1 / the mean of p: average the logarithms",
+            6.0: "that is the mean of 1/p: average the logarithms",
+            80 / 27: "that is 1 / the mean of p: average the logarithms",
         }
         hint = next(
             (why for value, why in near.items() if close(got, value, 1e-4)), "exp of the mean of -log p"
         )
-        return f"Not yet: the probabilities 1/2, 1/4, 1/8 have the perplexity 4, yours is {got:.4g}; {hint}."
+        told = "probabilities 1/2, 1/2, 1/2, 1/8, 1/16"
+        return f"Not yet: the {told} have the perplexity 4, yours is {got:.4g}; {hint}."
     try:
         long = float(perplexity(torch.full((2000,), -7.0)))
     except (ZeroDivisionError, OverflowError):
