@@ -45,7 +45,7 @@ SEEDS = range(3)
 N_TEST = 5000
 K = 128  # tokens that are read of a labelled review
 EPOCHS = {100: 20, 1000: 5, 4000: 3, 10_000: 2}
-_TRIED = (2e-4, 5e-4, 1.2e-3)  # learning rates of fine-tuning
+_TRIED = (2e-4, 5e-4, 1.2e-3, 3e-3, 8e-3)  # learning rates of fine-tuning
 _ROOT = Path("runs") / "pretraining"
 _COMMON: dict[str, Any] = {"length": 128, "batch_size": 16, "vocabulary": 8192, "held_out": 1000}
 
