@@ -34,7 +34,7 @@ def room(factor: float, tokens: int | Tensor, experts: int) -> int | Tensor:
         tokens: how many; an int, or an integer tensor for an integer tensor.
         experts: how many.
     """
-    # 1.1 * 10 is a little more than 11
+    # 25 * 2.2 / 5 is a little more than 11
     if isinstance(tokens, Tensor):
         wanted = torch.ceil(tokens.double() * factor / experts - 1e-9).long()
         return torch.minimum(wanted.clamp(min=0), tokens)
