@@ -48,9 +48,9 @@ _TRIED = {
     "adapter": (1e-3, 3e-3, 1e-2),
     "bitfit": (1e-3, 3e-3, 1e-2),
     "prompt": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
-    "head": (3e-3, 1e-2, 3e-2, 1e-1),
+    "head": (3e-3, 1e-2, 3e-2),
 }
-_FOUND = {"full": 1e-4, "head": 1e-2, "prompt": 1e-2}  # where no rate was recorded; else 3e-3
+_FOUND = {"full": 1e-4, "head": 1e-2, "prompt": 3e-1}  # where no rate was recorded; else 3e-3
 _LANGUAGE_MODEL_RATE = 1e-3  # taken, not chosen
 _PROMPT = "Is this review of a film positive or negative?"
 
