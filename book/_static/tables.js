@@ -1,12 +1,14 @@
-// A table that is wider than its column scrolls: with this, by the keyboard too.
+// A table or a listing that is wider than its column scrolls: with this, by the keyboard too.
+// The theme sees to listings when the page loads and when the window changes, not after a print.
+const scrolling = "table, pre";
 const sizes = new ResizeObserver((seen) => {
   for (const { target } of seen) {
-    const table = target.closest("table");
-    if (table.scrollWidth > table.clientWidth) table.tabIndex = 0;
-    else table.removeAttribute("tabindex");
+    const part = target.closest(scrolling);
+    if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;
+    else part.removeAttribute("tabindex");
   }
 });
 addEventListener("DOMContentLoaded", () => {
   // the table is as wide as its column, its parts as what they hold: fonts, tabs and windows change either
-  for (const part of document.querySelectorAll(".bd-article table, .bd-article table > *")) sizes.observe(part);
+  for (const part of document.querySelectorAll(`.bd-article :is(${scrolling}, table > *)`)) sizes.observe(part);
 });

@@ -39,10 +39,12 @@ def test_twin_runs(twin: Path, tmp_path: Path) -> None:
     path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     # A proxy where nothing listens: whatever asks for the network fails.
     nowhere = {f"{scheme}_PROXY": "http://127.0.0.1:9" for scheme in ("HTTP", "HTTPS", "http", "https")}
+    # One thread: beside another test, two wait for each other most of the time.
+    mine = {"TOPK_IMDB": "embedded", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "--nbmake", "--nbmake-timeout=1200", str(twin)],
         cwd=ROOT,
-        env=os.environ | nowhere | path | {"TOPK_IMDB": "embedded", "HF_HUB_OFFLINE": "1"},
+        env=os.environ | nowhere | path | mine,
         capture_output=True,
         text=True,
     )  # fmt: skip
