@@ -1,5 +1,5 @@
 // A table or a listing that is wider than its column scrolls: with this, by the keyboard too.
-// The theme sees to listings when the page loads and when the window changes, not after a print.
+// The theme looks at listings only when the page loads and when the window changes.
 const scrolling = "table, pre";
 const sizes = new ResizeObserver((seen) => {
   for (const { target } of seen) {
