@@ -40,7 +40,8 @@ SIZES: dict[str, dict[str, Any]] = {
 """The models, named by their millions of parameters, embeddings included."""
 
 MINUTES = {"1m": (0, 1, 3, 10), "3m": (0, 1, 3, 10, 30), "10m": (0, 1, 3, 10, 30, 60)}
-RATES = {"1m": 4e-3, "3m": 3e-3, "10m": 2e-3}
+RATES = {"1m": 4e-3, "3m": 1e-3, "10m": 5e-4}
+_STEEP = 2e-3  # for the largest: it stands still at the loss of the frequencies
 SEEDS = range(3)
 N_TEST = 5000
 K = 128  # tokens that are read of a labelled review
@@ -50,9 +51,10 @@ _ROOT = Path("runs") / "pretraining"
 _COMMON: dict[str, Any] = {"length": 128, "batch_size": 16, "vocabulary": 8192, "held_out": 1000}
 
 
-def snapshot(size: str, minutes: float, seed: int = 0) -> Path:
+def snapshot(size: str, minutes: float, seed: int = 0, rate: float | None = None) -> Path:
     """Where a model lies that was pretrained so long; ``topk-lib study pretraining`` makes it."""
-    return _ROOT / f"{size}-s{seed}" / f"snapshot-{minutes:g}min"
+    other = "" if rate is None else f"-{rate:g}"
+    return _ROOT / f"{size}-s{seed}{other}" / f"snapshot-{minutes:g}min"
 
 
 def runs(*, gpu: bool) -> Iterator[Run]:
@@ -65,6 +67,7 @@ def runs(*, gpu: bool) -> Iterator[Run]:
         if size == "1m":
             for seed, n in product(SEEDS, EPOCHS):
                 yield Run("pretraining_words", f"n{n}-s{seed}", partial(_words, n, seed))
+    yield Run("pretraining_steep", "10m-10min", partial(_pretrained, "10m", 10, 0, _STEEP))
     for seed in (1, 2):
         for minutes in MINUTES["1m"]:
             yield _clock("1m", minutes, seed)
@@ -111,13 +114,14 @@ def _masked_model(folder: Path) -> tuple[Any, Any]:
     return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def _pretrained(size: str, minutes: int, seed: int) -> Made:
+def _pretrained(size: str, minutes: int, seed: int, rate: float | None = None) -> Made:
     """Pretrain on from where the run stands, and look at what the model has learned."""
-    folder = snapshot(size, minutes, seed)
+    folder = snapshot(size, minutes, seed, rate)
+    highest = rate or RATES[size]
     if not (folder / RESULT).is_file():
         pretrain(
             folder.parent, corpus=_ROOT / "corpus", minutes=minutes or 1, snapshots="0", quiet=True,
-            learning_rate=RATES[size], seed=seed, **_COMMON, **SIZES[size],
+            learning_rate=highest, seed=seed, **_COMMON, **SIZES[size],
         )  # fmt: skip
     made = read_fields(folder / RESULT)
     corpus = own_corpus()
@@ -141,7 +145,7 @@ def _pretrained(size: str, minutes: int, seed: int) -> Made:
     if minutes:
         metrics["tokens_per_second"] = metrics["tokens"] / (metrics["minutes"] * 60)
     print(f"loss {loss:.3f}, blanks {metrics['blanks']['top5']:.0%}", flush=True)
-    settings = {"seed": seed, "minutes": minutes, "learning_rate": RATES[size], **_COMMON, **SIZES[size]}
+    settings = {"seed": seed, "minutes": minutes, "learning_rate": highest, **_COMMON, **SIZES[size]}
     return Made(metrics, settings, dict(corpus.about), made["metrics"]["wall_minutes"] * 60)
 
 
