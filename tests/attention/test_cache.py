@@ -169,6 +169,22 @@ def test_heavy_hitters_step_by_step(one_layer: Any) -> None:
         assert cache.kept()[0, 0, head].nonzero().flatten().tolist() == held
 
 
+def test_votes_are_cast_where_the_keys_stand_now(one_layer: Any) -> None:
+    """Side by side: as the model reads what is held, as if there had been nothing else."""
+    ids, k, first, window = some_ids(1, 24), 8, 1, 2
+    cache = KeptCache(one_layer, k, "votes", first=first, window=window, positions="cache")
+    logits_by(one_layer, cache, ids, 1)
+    for head in range(2):
+        held = list[int]()
+        for t in range(24):
+            if len(held) == k:
+                cast = weights_of(one_layer, ids[:, held])[0, 0, head, :, -window:].sum((0, 1))
+                votes = F.avg_pool1d(cast[None], 5, 1, 2)[0].tolist()
+                del held[min(range(first, k - window), key=lambda at: (votes[at], -at))]
+            held.append(t)
+        assert cache.kept()[0, 0, head].nonzero().flatten().tolist() == held
+
+
 def test_exact_reads_k_from_all(llama: Any) -> None:
     ids = some_ids(2, 20)
     with torch.inference_mode(), choose_keys(llama, 5, first=1, window=2):

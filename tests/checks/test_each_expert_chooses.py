@@ -35,6 +35,7 @@ def in_tensors(valid: Tensor, experts: int, factor: float) -> Tensor:
         (lambda v, e, f: [min(int(n * f / e), n) for n in v.sum(1).tolist()], "rounded up"),
         (lambda v, e, f: [n * f / e for n in v.sum(1).tolist()], "Whole tokens"),
         (lambda v, e, f: v.sum(1).tolist(), "Not yet"),
+        (lambda v, e, f: room(v.cumprod(1), e, f), "factor 4: [3, 2]"),  # up to the first padding
     ],
 )
 def test_room(answer: Callable[..., Any], said: str) -> None:
@@ -56,6 +57,11 @@ def by_loop(answers: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
 def normalised(answers: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
     gates = scores * mask
     return gated(answers, gates / gates.sum(1, keepdim=True).clamp(min=1e-9), mask)
+
+
+def two_best(answers: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+    gates = scores * mask
+    return gated(answers, gates, gates >= gates.topk(2, 1).values[:, 1:])
 
 
 def best_only(answers: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
@@ -80,6 +86,7 @@ def best_only(answers: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         (lambda a, s, m: gated(a, s / (s * m).sum(1, keepdim=True), m) / m.any(1, keepdim=True), "nan"),
         (lambda a, s, m: gated(a, s, m) / m.sum(1, keepdim=True).clamp(min=1), "a mean over"),
         (best_only, "only the best"),
+        (two_best, "token 5 should get"),
         (lambda a, s, m: gated(a, s, m).T, r"\(6, 4\)"),
         (lambda a, s, m: gated(a, s, m) + 1, "should get"),
     ],
@@ -120,7 +127,15 @@ def test_balance(answer: Callable[..., Any], said: str) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "said"),
-    [(2, "Right"), (0, "two best experts"), (1, "threshold"), (3, "0, 1 or 2"), (True, "0, 1 or 2")],
+    [
+        (2, "Right"),
+        (torch.tensor(2), "Right"),
+        (0, "two best experts"),
+        (torch.tensor(0), "two best experts"),
+        (1, "threshold"),
+        (3, "0, 1 or 2"),
+        (True, "0, 1 or 2"),
+    ],
 )
 def test_leak(answer: Any, said: str) -> None:
     assert said in checks.check_leak(answer)

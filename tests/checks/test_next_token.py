@@ -21,6 +21,7 @@ def may(logits: Tensor, temperature: float, k: int, top_p: float, min_p: float) 
 def by_hand(
     logits: Tensor, temperature: float, k: int, top_p: float, min_p: float, *, crossing: bool = True,
     renormalise: bool = True, relative: bool = True, late: bool = False, all_ties: bool = False,
+    tempered: bool = True,
 ) -> list[bool]:  # fmt: skip
     p = (logits / (1 if late else temperature)).softmax(-1)
     order = p.argsort(descending=True, stable=True)
@@ -32,7 +33,8 @@ def by_hand(
     reached = share.cumsum(0) if not crossing else share.cumsum(0) - share
     stays = (reached < top_p) | (torch.tensor(top_p) >= 1)
     stays[0] = True
-    stays &= p[best] >= (min_p * p.max() if relative else min_p)
+    q = p if tempered else logits.softmax(-1)
+    stays &= q[best] >= (min_p * q.max() if relative else min_p)
     kept = torch.zeros(len(p), dtype=torch.bool)
     kept[best[stays]] = True
     said: list[bool] = kept.tolist()
@@ -70,6 +72,7 @@ WRONG: dict[str, list[Callable[..., Any] | float]] = {
         lambda *given: by_hand(*given, renormalise=False),
         lambda *given: by_hand(*given, relative=False),
         lambda *given: by_hand(*given, late=True),
+        lambda *given: by_hand(*given, tempered=False),
         lambda *given: by_hand(*given, all_ties=True),
         lambda logits, *rest: may(-logits, *rest),
         lambda logits, t, k, *rest: may(logits, t, min(k, 6), *rest)[:3],
@@ -85,6 +88,7 @@ WRONG: dict[str, list[Callable[..., Any] | float]] = {
         lambda p, q: (p - q).abs() / (p - q).abs().sum(),
         lambda p, q: (p - q).softmax(-1),
         lambda p, q: rest(p, q)[:2],
+        lambda p, q: (p - q).clamp(min=0) / (p - q).clamp(min=0).sum().clamp(min=1e-9),
     ],
     "check_repeated": [
         lambda text, n: 1 - repeated(text, n),

@@ -129,6 +129,9 @@ def test_edges_of_the_rules() -> None:
     assert left(k=2, min_p=1.0) == [1, 2]
     cold = TopKFilter(temperature=1e-40)(EMPTY[:1], x)
     torch.testing.assert_close(cold.softmax(-1), torch.tensor([[0, 1 / 3, 1 / 3, 1 / 3, 0]]))
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):  # in which 1e-300 may be 0
+        colder = TopKFilter(temperature=1e-300)(EMPTY[:1], x.to(dtype)).float()
+        torch.testing.assert_close(colder.softmax(-1), cold.softmax(-1))
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,17 @@ def test_sampled_speculation_follows_the_model() -> None:
     assert again == told[5]
 
 
+def test_speculation_at_its_edges() -> None:
+    model, draft = Chain(), BigramDraft([[0, 1, 0, 2]], 4)
+    assert speculate(model, draft, [0], 0) == ([], 0, 0, 0, [])
+    alone = speculate(model, draft, [0], 3, most=0)
+    assert (alone.drafted, alone.passes, len(alone.tokens)) == (0, 3, 3)
+    with pytest.raises(ValueError, match="give at least one token id"):
+        speculate(model, draft, [], 3)
+    with pytest.raises(ValueError, match="most must be at least 0, got -1"):
+        speculate(model, draft, [0], 3, most=-1)
+
+
 def test_drafts() -> None:
     guess, q = LookupDraft(10)([1, 2, 3, 4, 1, 2, 5, 6, 1, 2], 2, 0)
     assert guess == [5, 6]  # after the last place
@@ -165,6 +176,8 @@ def test_contrastive_search_is_its_definition(tiny_language_model: Any) -> None:
     assert not torch.equal(got, greedy)
     with pytest.raises(ValueError, match="alpha must lie in"):
         contrastive_search(model, torch.tensor(texts), 1, alpha=2)
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        contrastive_search(model, torch.tensor(texts), 1, k=0)
 
 
 def test_counts_by_hand() -> None:

@@ -85,6 +85,27 @@ def test_a_threshold_is_the_mean_of_the_lowest_scores_taken() -> None:
     assert layer.eval().choose(scores, hidden, None).mask.all()
 
 
+def test_a_threshold_over_the_batch_is_the_lowest_score_taken_of_all_texts() -> None:
+    torch.manual_seed(0)
+    layer = ExpertChoice(6, 8, 3, capacity=1.5, causal="threshold", over="batch")
+    hidden = torch.randn(2, 8, 6)
+    layer(hidden).sum().backward()
+    best = layer.scores(hidden).flatten(0, 1).sort(dim=0, descending=True).values
+    torch.testing.assert_close(layer.threshold, best[7].detach())  # ceil(1.5 * 16 / 3) = 8
+    gap = layer.gap(hidden)  # of one batch the edge is the choice itself
+    assert gap.agree == 1
+    assert gap.load_alone == gap.load_choice == 1.5
+
+
+@pytest.mark.parametrize("over", ["sequence", "batch"])
+@pytest.mark.parametrize("causal", ["threshold", "predictor"])
+def test_nothing_is_learned_from_no_tokens(causal: str, over: str) -> None:
+    layer = ExpertChoice(6, 8, 3, causal=causal, over=over)
+    for shape in ((2, 0, 6), (0, 8, 6)):
+        assert layer(torch.randn(shape)).shape == shape
+        assert layer.loss == 0
+
+
 def test_a_threshold_moves_once_a_step() -> None:
     torch.manual_seed(0)
     layer, hidden = ExpertChoice(6, 8, 3, causal="threshold"), torch.randn(2, 8, 6)

@@ -244,7 +244,8 @@ class KeptLayer(DynamicLayer):  # type: ignore[misc]
         may = valid[:, :, None] & (self.places[:, :, None] <= at[:, None])
         if self.real is not None:
             may = may & self.real[:, None, at, None]  # padding has no vote
-        fits = dots(asked, self.keys) * self.scale
+        keys = self.keys if self.plan.turn is None else self._side_by_side()
+        fits = dots(asked, keys) * self.scale
         votes = shares(fits, may.repeat_interleave(group, 1))
         votes = votes.reshape(len(votes), -1, group, w, votes.shape[-1]).sum((2, 3))
         return F.avg_pool1d(votes, _SMOOTH, 1, _SMOOTH // 2)

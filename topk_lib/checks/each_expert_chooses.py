@@ -32,6 +32,7 @@ def check_room(room: Callable[[Tensor, int, float], Any]) -> str:
     for lengths, experts, factor in (((6, 4), 3, 1.0), ((7, 2), 4, 1.25), ((5, 1), 4, 2.0), ((3, 2), 2, 4.0)):
         n = max(lengths)
         valid = torch.arange(n) < torch.tensor(lengths)[:, None]
+        valid = valid.flip(1) if experts == 2 else valid  # padded on the left, as for writing
         got = [float(x) for x in room(valid, experts, factor)]
         exact = [length * factor / experts for length in lengths]
         right = [min(-int(-x // 1), length) for x, length in zip(exact, lengths, strict=True)]
@@ -62,7 +63,7 @@ def check_combine(combine: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
     generator = torch.Generator().manual_seed(0)
     answers = torch.randn(6, 3, 4, generator=generator)
     scores = torch.randn(6, 3, generator=generator).softmax(-1)
-    mask = torch.tensor([[1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 1, 1], [0, 1, 0], [1, 0, 0]]).bool()
+    mask = torch.tensor([[1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 1, 1], [0, 1, 0], [1, 1, 1]]).bool()
     got = combine(answers.clone(), scores.clone(), mask.clone())
     if not isinstance(got, Tensor) or got.shape != (6, 4):
         shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
@@ -162,8 +163,8 @@ def check_leak(number: int) -> str:
     }
     if isinstance(number, bool) or number not in (0, 1, 2):
         return f"Not yet: name one layer by its number, 0, 1 or 2; yours is {number!r}."
-    if number in said:
-        return f"Not yet: {said[number]}."
+    if int(number) in said:  # whatever kind of number it is
+        return f"Not yet: {said[int(number)]}."
     return (
         "Right: in layer 2 an expert has room for a share of the text, and so the text's length decides "
         "who still gets in; changing a later token never shows it, cutting the text short does."

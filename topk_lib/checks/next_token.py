@@ -63,6 +63,11 @@ def check_may_come(may_come: Callable[[Tensor, float, int, float, float], Tensor
             "at temperature 0.5 the first two hold 0.61 and 0.24: the temperature comes first",
         ),
         (
+            (0.5, 6, 1.0, 0.3),
+            [0, 1],
+            "at temperature 0.5 the shares are as 0.16, 0.0625 and so on, and min_p asks for 0.3 times 0.16",
+        ),
+        (
             (1.0, 6, 0.85, 0.2),
             [0, 1, 2, 3],
             "top_p keeps the first four, and min_p (0.2 times 0.40 is 0.08) drops none of them",
@@ -145,6 +150,8 @@ def check_rejected(rejected: Callable[[Tensor, Tensor], Tensor]) -> str:
     same = floats(rejected(p.clone(), p.clone()))
     if bool(same.isnan().any()):
         return "Almost: where p = q nothing should be refused, but rounding may ask: yours divides 0 by 0."
+    if not torch.allclose(same, p, atol=1e-4):
+        return "Almost: where p = q nothing is left of p - q; should rounding ask all the same, draw from p."
     return "Right."
 
 

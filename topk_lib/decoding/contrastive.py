@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from topk_lib.ops import hard_topk
+from topk_lib.ops.arguments import whole
 
 __all__ = ["contrastive_search"]
 
@@ -34,6 +35,7 @@ def contrastive_search(model: Any, ids: Tensor, tokens: int, *, k: int = 4, alph
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in 0..1, got {alpha}")
+    k = whole("k", k, 1)
     rows, cache = torch.arange(len(ids), device=ids.device), DynamicCache(config=model.config)
     states, probabilities = _read(model, ids, cache)  # (rows, n, size), (rows, types)
     written = ids[:, :0]

@@ -91,8 +91,10 @@ class TopKFilter(LogitsProcessor):  # type: ignore[misc]
         rule = self._rule(scores)
         kept = likely_mask(scores, **rule)
         _check_some(kept.any(-1), scores)
-        # The difference first: the quotient of a large logit would be infinite.
-        moved = (scores - scores.amax(-1, keepdim=True)) / rule["temperature"][:, None].to(scores.dtype)
+        # The difference first: the quotient of a large logit would be infinite. A low temperature may be
+        # rounded to 0, by which nothing is divided.
+        heat = rule["temperature"][:, None].clamp(min=torch.finfo(scores.dtype).tiny).to(scores.dtype)
+        moved = (scores - scores.amax(-1, keepdim=True)) / heat
         left: Tensor = moved.masked_fill(~kept, -torch.inf)
         return left
 

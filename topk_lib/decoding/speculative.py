@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from topk_lib.decoding.processors import TopKFilter
 from topk_lib.ops import sample_topk
-from topk_lib.ops.arguments import seeds_per_row
+from topk_lib.ops.arguments import seeds_per_row, whole
 from topk_lib.ops.sample import mix, uniform
 
 __all__ = [
@@ -101,11 +101,17 @@ def speculate(
         draft: proposes tokens, see :data:`Draft`.
         text: at least one token id.
         tokens: how many are written.
-        most: how many are drafted at a time.
+        most: how many are drafted at a time; 0: none.
         rule: which tokens may be drawn; by default all, at temperature 1. At temperature 0 what is written is
             the greedy text.
         seed: of this text's draws.
+
+    Raises:
+        ValueError: a text without tokens, a negative number of them.
     """
+    if not len(text):
+        raise ValueError("nothing comes after a text without tokens: give at least one token id")
+    tokens, most = whole("tokens", tokens, 0), whole("most", most, 0)
     rule = rule or TopKFilter()
     text, begun = list(text), len(text)
     cache = DynamicCache(config=model.config)

@@ -118,7 +118,7 @@ class ExpertChoice(Routed):
         if self.causal and not self.training:
             return self.alone(scores, hidden, valid)
         taken = self._take(scores, valid)
-        if self.causal and self.training and scores.requires_grad:
+        if self.causal and self.training and scores.requires_grad and scores.numel():
             self._observe(scores, hidden, valid, taken)
         if self.alone_in_training:
             return self.alone(scores, hidden, valid)
@@ -190,10 +190,12 @@ class ExpertChoice(Routed):
                 guess, target = guess[valid], target[valid]
             self._last.loss = F.binary_cross_entropy_with_logits(guess, target) if len(target) else None
             return
-        seen = scores.detach()
-        # (batch, experts), the lowest score taken of each text
-        lowest = seen.masked_fill(~taken.mask, torch.inf).amin(1)
-        some = taken.mask.any(1)
+        seen, mask = scores.detach(), taken.mask
+        if self.over == "batch":
+            seen, mask = seen.flatten(0, 1)[None], mask.flatten(0, 1)[None]
+        # (batch or 1, experts), the lowest score taken of each text, or of all
+        lowest = seen.masked_fill(~mask, torch.inf).amin(1)
+        some = mask.any(1)
         edge = lowest.masked_fill(~some, 0).sum(0) / some.sum(0)
         scores.register_hook(lambda _: self._learn(edge))  # type: ignore[no-untyped-call]
 
