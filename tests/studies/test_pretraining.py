@@ -63,7 +63,7 @@ def test_every_run_once_and_each_after_what_it_needs() -> None:
             for time in minutes:
                 snapshot = listed.index(f"pretraining_clock/{size}-{time}min-s{seed if size == '1m' else 0}")
                 tuned = listed.index(f"pretraining_finetuned/{size}-{time}min-n{n}-s{seed}")
-                rate = listed.index(f"pretraining_rates/{size}-{10 if time else 0}min")
+                rate = listed.index(f"pretraining_rates/{size}-{pretraining.searched(time)}min")
                 assert max(snapshot, rate) < tuned
     for start in ("random", "self", "encoder", "language"):
         for n in (100, 1000, 10_000):

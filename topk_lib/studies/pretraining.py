@@ -30,7 +30,18 @@ from topk_lib.training.objective import block_losses, mean_and_error
 from topk_lib.training.pretrain import pretrain
 from topk_lib.training.pretrain_loop import RESULT
 
-__all__ = ["EPOCHS", "MINUTES", "N_TEST", "SEEDS", "SIZES", "own_corpus", "runs", "snapshot", "tuned"]
+__all__ = [
+    "EPOCHS",
+    "MINUTES",
+    "N_TEST",
+    "SEEDS",
+    "SIZES",
+    "own_corpus",
+    "runs",
+    "searched",
+    "snapshot",
+    "tuned",
+]
 
 SIZES: dict[str, dict[str, Any]] = {
     "1m": {"hidden_size": 96, "layers": 2, "heads": 3},
@@ -88,8 +99,8 @@ def _clock(size: str, minutes: int, seed: int) -> Run:
 
 def _tuned(size: str, which: Sequence[int], seed: int) -> Iterator[Run]:
     """Of one size three models were pretrained; of the others the seed only draws the labelled reviews."""
-    if seed == 0 and 10 in which:
-        for minutes in (0, 10):
+    if seed == 0:
+        for minutes in sorted({searched(minutes) for minutes in which}):
             yield Run("pretraining_rates", f"{size}-{minutes}min", partial(_rates, size, minutes))
     for n, minutes in product((1000, 4000), which):
         name = f"{size}-{minutes}min-n{n}-s{seed}"
@@ -149,6 +160,11 @@ def _pretrained(size: str, minutes: int, seed: int, rate: float | None = None) -
     return Made(metrics, settings, dict(corpus.about), made["metrics"]["wall_minutes"] * 60)
 
 
+def searched(minutes: int) -> int:
+    """The snapshot for which the learning rate is searched: the first ten minutes have one together."""
+    return 10 if 0 < minutes < 10 else minutes
+
+
 def _rates(size: str, minutes: int) -> Made:
     """Which learning rate fine-tunes this snapshot best, on reviews held out of the training split."""
     folder = Path("runs") / "pretraining_rates" / f"{size}-{minutes}min"
@@ -167,7 +183,7 @@ def _rates(size: str, minutes: int) -> Made:
 
 def _finetuned(name: str, size: str, minutes: int, n: int, seed: int) -> Made:
     """Fine-tune with the labels of n reviews at the rate chosen for this start, and measure on test."""
-    rate = records.load("pretraining_rates", f"{size}-{10 if minutes else 0}min")["metrics"]["best"]
+    rate = records.load("pretraining_rates", f"{size}-{searched(minutes)}min")["metrics"]["best"]
     start = snapshot(size, minutes, seed if size == "1m" else 0)
     return tuned(Path("runs") / "pretraining_finetuned" / name, str(start), rate, n, seed, K)
 
