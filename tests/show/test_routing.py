@@ -33,3 +33,18 @@ def test_loads_are_multiples_of_the_mean() -> None:
     assert heights == pytest.approx([2, 2 / 3, 1 / 3, 1, 1, 1])
     with pytest.raises(ValueError, match=r"as many experts, got \[2, 3\]"):
         show.expert_loads({"a": [1, 2], "b": [1, 2, 3]})
+
+
+def test_each_expert_has_a_panel_with_its_types() -> None:
+    takes = [[("film", 90, 0.8), ("$", 50, 0.5)], [("bad", 60, 1.0)], []]
+    figure = show.expert_tastes(takes)
+    first, second, third, spare = figure.axes
+    assert [text.get_text() for text in first.get_yticklabels()] == ["film", r"\$"]
+    widths = [
+        bar.get_bbox().width for axes in (first, second) for bar in axes.patches if isinstance(bar, Rectangle)
+    ]
+    assert widths == pytest.approx([0.8, 0.5, 1.0])
+    assert not third.patches
+    assert not spare.axison
+    with pytest.raises(ValueError, match="for each expert, got none"):
+        show.expert_tastes([])

@@ -16,7 +16,7 @@ from topk_lib.show.reading import reading
 from topk_lib.show.relaxation import curves, jacobian, threshold_curve
 from topk_lib.show.roofline import CARDS, bytes_moved, share_of_bandwidth, time_limits
 from topk_lib.show.rotation import turned_pair
-from topk_lib.show.routing import expert_loads, routing_choices
+from topk_lib.show.routing import expert_loads, expert_tastes, routing_choices
 from topk_lib.show.scaling import step_costs, step_costs_in_words
 from topk_lib.show.text import kept_text
 from topk_lib.show.threshold import threshold_crossing
@@ -47,6 +47,7 @@ __all__ = [
     "counted_work",
     "curves",
     "expert_loads",
+    "expert_tastes",
     "explore",
     "fate_of_a_task",
     "guessing",

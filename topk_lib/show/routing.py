@@ -11,7 +11,7 @@ from torch import Tensor
 from topk_lib.show.figures import style
 from topk_lib.show.palette import CURVES, DROPPED, KEPT
 
-__all__ = ["expert_loads", "routing_choices"]
+__all__ = ["expert_loads", "expert_tastes", "routing_choices"]
 
 
 def routing_choices(tokens: Sequence[str], scores: Tensor, by_token: Tensor, by_expert: Tensor) -> Figure:
@@ -86,5 +86,37 @@ def expert_loads(loads: Mapping[str, Sequence[float]]) -> Figure:
     axes.set_xlabel("expert")
     axes.set_ylabel("load / mean")
     figure.legend(loc="outside upper center", ncols=3, fontsize=10, frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def expert_tastes(takes: Sequence[Sequence[tuple[str, int, float]]]) -> Figure:
+    """Draw for each expert the token types that it takes most beyond its share of all tokens.
+
+    Args:
+        takes: for each expert (type, how often it was read, the share of these that the expert took), the
+            most telling first.
+
+    Raises:
+        ValueError: there is no expert.
+    """
+    if not takes:
+        raise ValueError("takes must have an entry for each expert, got none")
+    style()
+    rows, most = -(-len(takes) // 2), max(map(len, takes))
+    figure: Figure
+    figure, panels = plt.subplots(
+        rows, 2, figsize=(5.2, 0.7 + rows * (0.5 + 0.2 * most)), sharex=True, squeeze=False
+    )
+    for panel in panels.flat[len(takes) :]:
+        panel.set_axis_off()
+    for e, (axes, each) in enumerate(zip(panels.flat, takes, strict=False)):
+        axes.barh(range(len(each)), [share for *_, share in each], color=KEPT)
+        axes.set_yticks(range(len(each)), [kind.replace("$", r"\$") for kind, *_ in each], fontsize=10)
+        axes.set_ylim(most - 0.5, -0.5)
+        axes.set_xlim(0, 1)
+        axes.grid(False, axis="y")
+        axes.set_title(f"expert {e}", fontsize=11)
+    figure.supxlabel("share of a type's tokens that the expert takes", fontsize=11)
     plt.close(figure)
     return figure
