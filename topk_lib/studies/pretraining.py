@@ -166,19 +166,27 @@ def searched(minutes: int) -> int:
 
 
 def _rates(size: str, minutes: int) -> Made:
-    """Which learning rate fine-tunes this snapshot best, on reviews held out of the training split."""
+    """Which learning rate fine-tunes this snapshot best, on reviews held out of the training split.
+
+    The search goes on beyond an end of the list while the best rate stands there.
+    """
     folder = Path("runs") / "pretraining_rates" / f"{size}-{minutes}min"
-    rows: dict[str, float] = {}
-    for rate in _TRIED:
+    rows: dict[float, float] = {}
+    waiting = list(_TRIED)
+    while waiting:
+        rate = waiting.pop(0)
         result = finetune(
             folder / f"{rate:g}", model=str(snapshot(size, minutes)), k=64, n_train=1000, n_eval=1000,
             evaluate_on="dev", epochs=EPOCHS[1000], learning_rate=rate, quiet=True,
         )  # fmt: skip
-        rows[f"{rate:g}"] = result.metrics["accuracy"]
-    best = max(rows, key=rows.__getitem__)
-    print(f"accuracy {rows}", flush=True)
+        rows[rate] = result.metrics["accuracy"]
+        if not waiting:
+            best = max(sorted(rows), key=rows.__getitem__)
+            waiting = [best / 2.5] if best == min(rows) else [best * 2.5] if best == max(rows) else []
+    told = {f"{rate:g}": rows[rate] for rate in sorted(rows)}
+    print(f"accuracy {told}", flush=True)
     settings = {name: value for name, value in result.settings.items() if name != "learning_rate"}
-    return Made({"accuracy": rows, "best": float(best)}, settings, result.data)
+    return Made({"accuracy": told, "best": best}, settings, result.data)
 
 
 def _finetuned(name: str, size: str, minutes: int, n: int, seed: int) -> Made:
