@@ -152,3 +152,15 @@ def test_bands_by_frequency() -> None:
     assert [row["loss"] for row in rows] == [1.0, 2.5]
     total = int((counts + 1).sum())
     assert rows[0]["unigram"] == pytest.approx(torch.tensor(total / 2900).log().item(), rel=1e-5)
+
+
+def test_the_search_for_a_rate_goes_on_beyond_its_list_but_not_for_ever() -> None:
+    middle = pretraining._TRIED[2]
+    assert pretraining._best_of(lambda rate: -abs(rate - middle))[1] == middle
+    rows, best = pretraining._best_of(lambda rate: -abs(rate - 1e-4))
+    assert best == pytest.approx(8e-5)
+    assert min(rows) == pytest.approx(3.2e-5)
+    assert list(rows) == sorted(rows)
+    assert pretraining._best_of(lambda rate: rate)[1] == pytest.approx(0.05)
+    rows, _ = pretraining._best_of(lambda _: 0.5)
+    assert len(rows) == len(pretraining._TRIED) + 2

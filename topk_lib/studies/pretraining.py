@@ -8,7 +8,7 @@ counted.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -166,27 +166,33 @@ def searched(minutes: int) -> int:
 
 
 def _rates(size: str, minutes: int) -> Made:
-    """Which learning rate fine-tunes this snapshot best, on reviews held out of the training split.
-
-    The search goes on beyond an end of the list while the best rate stands there.
-    """
+    """Which learning rate fine-tunes this snapshot best, on reviews held out of the training split."""
     folder = Path("runs") / "pretraining_rates" / f"{size}-{minutes}min"
-    rows: dict[float, float] = {}
-    waiting = list(_TRIED)
-    while waiting:
-        rate = waiting.pop(0)
-        result = finetune(
+    found: dict[float, Any] = {}
+
+    def accuracy(rate: float) -> float:
+        found[rate] = finetune(
             folder / f"{rate:g}", model=str(snapshot(size, minutes)), k=64, n_train=1000, n_eval=1000,
             evaluate_on="dev", epochs=EPOCHS[1000], learning_rate=rate, quiet=True,
         )  # fmt: skip
-        rows[rate] = result.metrics["accuracy"]
-        if not waiting:
-            best = max(sorted(rows), key=rows.__getitem__)
-            waiting = [best / 2.5] if best == min(rows) else [best * 2.5] if best == max(rows) else []
-    told = {f"{rate:g}": rows[rate] for rate in sorted(rows)}
+        return float(found[rate].metrics["accuracy"])
+
+    rows, best = _best_of(accuracy)
+    told = {f"{rate:g}": value for rate, value in rows.items()}
     print(f"accuracy {told}", flush=True)
-    settings = {name: value for name, value in result.settings.items() if name != "learning_rate"}
-    return Made({"accuracy": told, "best": best}, settings, result.data)
+    settings = {name: value for name, value in found[best].settings.items() if name != "learning_rate"}
+    return Made({"accuracy": told, "best": best}, settings, found[best].data)
+
+
+def _best_of(accuracy: Callable[[float], float], further: int = 2) -> tuple[dict[float, float], float]:
+    """What each rate gives, ascending, and the best; at an end of the list up to ``further`` rates beyond."""
+    rows = {rate: accuracy(rate) for rate in _TRIED}
+    while True:
+        best = max(sorted(rows), key=rows.__getitem__)  # the lowest of equals
+        beyond = best / 2.5 if best == min(rows) else best * 2.5 if best == max(rows) else None
+        if beyond is None or len(rows) == len(_TRIED) + further:
+            return dict(sorted(rows.items())), best
+        rows[beyond] = accuracy(beyond)
 
 
 def _finetuned(name: str, size: str, minutes: int, n: int, seed: int) -> Made:
