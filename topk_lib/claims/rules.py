@@ -372,7 +372,7 @@ def reaches(results: Results) -> Finding:
         (
             "the table: {ref}`ch-must-it-read-it-all` tries all confusion matrices",
             f"the measured accuracy that reaches highest, `{best}`: {cite(best, 'metrics.accuracy .1%')}",
-            "nothing follows for larger models: some are reported to pass 96% {cite:p}`yang2019`",
+            "nothing follows for larger models: some are reported to pass 96% {cite:p}`yang2019xlnet`",
         ),
     )
 

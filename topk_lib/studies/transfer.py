@@ -46,7 +46,7 @@ BEST = ("3m", 30)
 K = 64  # tokens that are read of a review
 _EVERY = 20  # steps of fine-tuning to one of pretraining, where they are mixed
 _FURTHER: dict[str, Any] = {"length": 64, "batch_size": 32, "learning_rate": 1e-4, "warmup": 100}
-_LONG = 180  # minutes
+_FURTHER_MINUTES = (15, 60, 180)  # the last is one epoch
 _ROOT = Path("runs")
 
 
@@ -69,10 +69,11 @@ def runs(*, gpu: bool) -> Iterator[Run]:
     for seed, way in product(SEEDS, ("plain", "mixed")):
         yield Run("pretraining_forgetting", f"{way}-s{seed}", partial(_forgotten, way, seed))
     yield from begun(("language",), (100, 1000))
-    yield from further(0, (1000, 100))
-    yield from further(15, (1000, 100))
+    *short, epoch = _FURTHER_MINUTES
+    for minutes in (0, *short):
+        yield from further(minutes, (1000, 100))
     yield from begun(("encoder", "random", "self", "language"), (10_000,))
-    yield from further(_LONG, (1000, 100))
+    yield from further(epoch, (1000, 100))
 
 
 def _best_rate(minutes: int) -> float:
