@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegressionCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
@@ -95,9 +96,8 @@ def _frozen(n: int, seed: int) -> Made:
     """A linear head on what the language model, left as it is, makes of a review's last token read."""
     train, test = train_and_eval(n_train=n, n_eval=N_TEST, seed=seed, quiet=True)
     features = _last_vectors([*train["text"], *test["text"]])
-    head = make_pipeline(
-        StandardScaler(), LogisticRegressionCV(Cs=np.logspace(-5, 0, 6), cv=5, max_iter=2000)
-    )
+    strengths = {"C": np.logspace(-5, 0, 6)}
+    head = make_pipeline(StandardScaler(), GridSearchCV(LogisticRegression(max_iter=2000), strengths, cv=5))
     head.fit(features[:n], train["label"])
     metrics = classification_metrics(test["label"], head.predict(features[n:]))
     print(f"accuracy {metrics['accuracy']:.2%}", flush=True)
