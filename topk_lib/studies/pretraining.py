@@ -37,6 +37,7 @@ __all__ = [
     "SEEDS",
     "SIZES",
     "own_corpus",
+    "rates",
     "runs",
     "searched",
     "snapshot",
@@ -101,7 +102,8 @@ def _tuned(size: str, which: Sequence[int], seed: int) -> Iterator[Run]:
     """Of one size three models were pretrained; of the others the seed only draws the labelled reviews."""
     if seed == 0:
         for minutes in sorted({searched(minutes) for minutes in which}):
-            yield Run("pretraining_rates", f"{size}-{minutes}min", partial(_rates, size, minutes))
+            name = f"{size}-{minutes}min"
+            yield Run("pretraining_rates", name, partial(rates, name, str(snapshot(size, minutes))))
     for n, minutes in product((1000, 4000), which):
         name = f"{size}-{minutes}min-n{n}-s{seed}"
         call = partial(_finetuned, name, size, minutes, n, seed)
@@ -165,32 +167,34 @@ def searched(minutes: int) -> int:
     return 10 if 0 < minutes < 10 else minutes
 
 
-def _rates(size: str, minutes: int) -> Made:
-    """Which learning rate fine-tunes this snapshot best, on reviews held out of the training split."""
-    folder = Path("runs") / "pretraining_rates" / f"{size}-{minutes}min"
+def rates(name: str, model: str, tried: Sequence[float] = _TRIED) -> Made:
+    """Which learning rate fine-tunes this model best, on reviews held out of the training split."""
+    folder = Path("runs") / "pretraining_rates" / name
     found: dict[float, Any] = {}
 
     def accuracy(rate: float) -> float:
         found[rate] = finetune(
-            folder / f"{rate:g}", model=str(snapshot(size, minutes)), k=64, n_train=1000, n_eval=1000,
+            folder / f"{rate:g}", model=model, k=64, n_train=1000, n_eval=1000,
             evaluate_on="dev", epochs=EPOCHS[1000], learning_rate=rate, quiet=True,
         )  # fmt: skip
         return float(found[rate].metrics["accuracy"])
 
-    rows, best = _best_of(accuracy)
+    rows, best = _best_of(accuracy, tried)
     told = {f"{rate:g}": value for rate, value in rows.items()}
     print(f"accuracy {told}", flush=True)
     settings = {name: value for name, value in found[best].settings.items() if name != "learning_rate"}
     return Made({"accuracy": told, "best": best}, settings, found[best].data)
 
 
-def _best_of(accuracy: Callable[[float], float], further: int = 2) -> tuple[dict[float, float], float]:
+def _best_of(
+    accuracy: Callable[[float], float], tried: Sequence[float] = _TRIED, further: int = 2
+) -> tuple[dict[float, float], float]:
     """What each rate gives, ascending, and the best; at an end of the list up to ``further`` rates beyond."""
-    rows = {rate: accuracy(rate) for rate in _TRIED}
+    rows = {rate: accuracy(rate) for rate in tried}
     while True:
         best = max(sorted(rows), key=rows.__getitem__)  # the lowest of equals
         beyond = best / 2.5 if best == min(rows) else best * 2.5 if best == max(rows) else None
-        if beyond is None or len(rows) == len(_TRIED) + further:
+        if beyond is None or len(rows) == len(tried) + further:
             return dict(sorted(rows.items())), best
         rows[beyond] = accuracy(beyond)
 

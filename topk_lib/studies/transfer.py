@@ -34,7 +34,7 @@ from topk_lib.models.loading import encoder_path
 from topk_lib.selectors import ids_to_batch
 from topk_lib.studies import imdb
 from topk_lib.studies.base import Made, Run
-from topk_lib.studies.pretraining import EPOCHS, N_TEST, SEEDS, own_corpus, searched, snapshot, tuned
+from topk_lib.studies.pretraining import EPOCHS, N_TEST, SEEDS, own_corpus, rates, searched, snapshot, tuned
 from topk_lib.training import classification_metrics, tokenize
 from topk_lib.training.objective import block_losses, mean_and_error, to_guess, token_losses
 from topk_lib.training.pretrain import pretrain
@@ -48,6 +48,7 @@ K = 64  # tokens that are read of a review
 _EVERY = 20  # steps of fine-tuning to one of pretraining, where they are mixed
 _FURTHER: dict[str, Any] = {"length": 64, "batch_size": 32, "learning_rate": 1e-4, "warmup": 100}
 _FURTHER_MINUTES = (15, 60, 180)  # the last is one epoch
+_TRIED = (4e-5, 1e-4, 2.5e-4)  # learning rates of fine-tuning after it
 _ROOT = Path("runs")
 
 
@@ -62,6 +63,8 @@ def runs(*, gpu: bool) -> Iterator[Run]:
     def further(minutes: int, labels: Sequence[int]) -> Iterator[Run]:
         if minutes:
             yield Run("pretraining_further_loss", f"{minutes}min", partial(_further, minutes))
+        name = f"further-{minutes}min"
+        yield Run("pretraining_rates", name, partial(rates, name, _start(minutes), _TRIED))
         for n, seed in product(labels, SEEDS):
             name = f"{minutes}min-n{n}-s{seed}"
             yield Run("pretraining_further", name, partial(_after_further, name, minutes, n, seed))
@@ -215,19 +218,18 @@ def _further(minutes: int) -> Made:
         whole = AutoModel.from_pretrained(encoder_path(), local_files_only=True)
         guesser = AutoModelForMaskedLM.from_pretrained(result.folder, local_files_only=True)
         whole.load_state_dict(guesser.base_model.state_dict(), strict=False)
-        whole.save_pretrained(_ready(minutes))
-        load_encoder(DEFAULT_ENCODER)[1].save_pretrained(_ready(minutes))
+        whole.save_pretrained(_start(minutes))
+        load_encoder(DEFAULT_ENCODER)[1].save_pretrained(_start(minutes))
     print(f"loss {result.metrics['loss']:.3f}", flush=True)
     curve = [[round(m, 3), round(value, 3)] for _, m, value in result.losses]
     seconds = result.metrics["wall_minutes"] * 60
     return Made(result.metrics | {"curve": curve}, result.settings, result.data, seconds)
 
 
-def _ready(minutes: int) -> Path:
-    return _ROOT / "pretraining_further" / f"ready-{minutes}min"
+def _start(minutes: int) -> str:
+    return str(_ROOT / "pretraining_further" / f"ready-{minutes}min") if minutes else DEFAULT_ENCODER
 
 
 def _after_further(name: str, minutes: int, n: int, seed: int) -> Made:
-    if not minutes:  # the same as its run in the comparison of starts
-        return _transferred(f"encoder-n{n}-s{seed}", "encoder", n, seed)
-    return tuned(_ROOT / "pretraining_further" / name, str(_ready(minutes)), imdb.RATE, n, seed, K)
+    rate = records.load("pretraining_rates", f"further-{minutes}min")["metrics"]["best"]
+    return tuned(_ROOT / "pretraining_further" / name, _start(minutes), rate, n, seed, K)
