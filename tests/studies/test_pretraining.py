@@ -68,10 +68,10 @@ def test_every_run_once_and_each_after_what_it_needs() -> None:
     for start in ("random", "self", "encoder", "language"):
         for n in (100, 1000, 10_000):
             assert all(f"pretraining_transfer/{start}-n{n}-s{seed}" in listed for seed in range(3))
-    for minutes in (0, 15, 60, 180):
-        after = listed.index(f"pretraining_further/{minutes}min-n1000-s0")
-        assert listed.index(f"pretraining_rates/further-{minutes}min") < after
-        assert not minutes or listed.index(f"pretraining_further_loss/{minutes}min") < after
+    for further in (0, 15, 60, 180):
+        after = listed.index(f"pretraining_further/{further}min-n1000-s0")
+        assert listed.index(f"pretraining_rates/further-{further}min") < after
+        assert not further or listed.index(f"pretraining_further_loss/{further}min") < after
     assert "transfer" in studies.names()
 
 
