@@ -1,0 +1,109 @@
+"""Operations on a student's function: they run where the function runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+__all__ = ["OPERATIONS", "Counts", "WrongForm"]
+
+
+class WrongForm(Exception):
+    """A result whose form the operation cannot use; the message is a sentence."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """``calls`` of PyTorch operations, the ``elements`` of their results, calls ``by_name``.
+
+    Names are as PyTorch's dispatcher has them (``topk``, ``sort``, ``_local_scalar_dense`` for ``item``).
+    What is done without PyTorch is not counted, but ``tolist`` and ``numpy``, by which numbers leave it, are.
+    Views count as calls, and have no elements.
+    """
+
+    calls: int = 0
+    elements: int = 0
+    by_name: dict[str, int] = field(default_factory=dict)
+
+
+class _Count(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+        self.by_name: dict[str, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        self.by_name[name] = self.by_name.get(name, 0) + 1
+        if not func.is_view:
+            self.elements += sum(part.numel() for part in tree_flatten(out)[0] if isinstance(part, Tensor))
+        return out
+
+
+class _Leaving(torch.overrides.TorchFunctionMode):
+    def __init__(self, by_name: dict[str, int]) -> None:
+        super().__init__()
+        self.by_name = by_name
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name = {"numpy": "numpy", "__array__": "numpy", "tolist": "tolist"}.get(getattr(func, "__name__", ""))
+        if name:
+            self.by_name[name] = self.by_name.get(name, 0) + 1
+        return func(*args, **(kwargs or {}))
+
+
+def _call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return function(*args, **kwargs)
+
+
+def _counted(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    with _Count() as count, _Leaving(count.by_name):
+        result = function(*args, **kwargs)
+    return result, sum(count.by_name.values()), count.elements, count.by_name
+
+
+def _vjp(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    given, cotangent, wrt = list(args[0]), args[1], args[2]
+    for place in wrt:
+        given[place] = tree_map(lambda part: part.detach().requires_grad_(), given[place])
+    output = function(*given, **kwargs)
+    parts = list(output) if isinstance(output, (list, tuple)) else [output]
+    asked = list(cotangent) if isinstance(cotangent, (list, tuple)) else [cotangent]
+    if len(parts) != len(asked):
+        raise WrongForm(f"returned {len(parts)} parts where {len(asked)} are asked for")
+    pairs = [(part, right) for part, right in zip(parts, asked, strict=True) if right is not None]
+    for part, right in pairs:
+        if not isinstance(part, Tensor):
+            raise WrongForm(f"returned a {type(part).__name__} where a tensor is asked for")
+        if part.shape != right.shape:
+            raise WrongForm(f"returned shape {tuple(part.shape)} where {tuple(right.shape)} is asked for")
+    leaves, form = tree_flatten([given[place] for place in wrt])
+    gradients: Sequence[Tensor | None] = [None] * len(leaves)
+    connected = [(part, right) for part, right in pairs if part.requires_grad]
+    if connected:
+        gradients = torch.autograd.grad(
+            [part for part, _ in connected],
+            leaves,
+            [right.to(part.dtype) for part, right in connected],
+            allow_unused=True,
+        )
+    filled = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients, strict=True)]
+    return output, tree_unflatten(filled, form)
+
+
+OPERATIONS: dict[str, Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any]], Any]] = {
+    "call": _call,
+    "counted": _counted,
+    "vjp": _vjp,
+}
