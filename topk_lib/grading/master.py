@@ -29,8 +29,8 @@ _BOUNDARY = re.compile(r"# (BEGIN|END) (QUESTION|SOLUTION|TESTS)")
 _OTTER = re.compile(r"# ?(?:SOLUTION|SEED|HIDDEN|IGNORE|(?:BEGIN|END) \w+)\b.*$", re.MULTILINE)
 _MARKERS = ("# BEGIN SOLUTION NO PROMPT", "# BEGIN SOLUTION", "# END SOLUTION", "# BEGIN PROMPT",
             "# END PROMPT")  # fmt: skip
-_CODE = re.compile(r"^```(?!\{).*?^```$|(?<!\})`[^`\n]+`", re.DOTALL | re.MULTILINE)
-_MYST = re.compile(r"^(?:`{3,}|:{3,})\{|^\([\w-]+\)=$|\{[\w:-]+\}`", re.MULTILINE)
+_CODE = re.compile(r"(\{[\w:-]+\}`[^`]*`)|^```(?!\{).*?^```$|`[^`\n]+`", re.DOTALL | re.MULTILINE)
+_MYST = re.compile(r"^(?:`{3,}|:{3,})\{|^\([\w-]+\)=$|\{(?!ref\})[\w:-]+\}`", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ class _Reader:
             notebook = jupytext.reads(self.text, fmt="md:myst")
         except Exception as error:  # whatever YAML and MyST may raise
             raise self.wrong(1, f"it is no MyST notebook: {' '.join(str(error).split())}") from None
+        self.pages = chapters(path.resolve().parents[2])  # none in an autograder, which holds no book
         self.head: Mapping[str, Any] = notebook.metadata.get("coursework") or {}
         self.raw = [(str(cell.cell_type), str(cell.source)) for cell in notebook.cells]
 
@@ -200,10 +201,8 @@ class _Reader:
         for file in self.head.get("files", ()):
             if not (self.path.parent / file).is_file():
                 raise self.wrong(self.at("files:"), f"the file {file} is not beside the master")
-        known = chapters(self.path.parents[2]) if len(self.path.resolve().parts) > 3 else {}
         for label in self.head["read"]:
-            if known and label not in known:
-                raise self.wrong(self.at("read:"), f"no page of the book has the label {label}")
+            self.label(label, self.at("read:"))
         return questions
 
     def keys(self, block: Any, kinds: Mapping[str, Any], spare: set[str], where: str, line: int) -> None:
@@ -232,10 +231,8 @@ class _Reader:
             elif kind != "raw":
                 if kind == "markdown" and block == "tests":
                     raise self.wrong(line, f"the public checks of {question} hold text; they are code cells")
-                if not block and (mark := _OTTER.search(source)):
-                    raise self.wrong(
-                        line, f"{mark[0]!r} stands outside a solution, where copies do not differ"
-                    )
+                if block != "solution" and (mark := _OTTER.search(source)):
+                    raise self.wrong(line, f"otter's mark {mark[0]!r} may stand in a solution only")
                 yield Cell(kind, source, line, question, block)
             elif not (edge := _BOUNDARY.fullmatch(first.rstrip())):
                 raise self.wrong(line, f"the raw cell {first!r} marks nothing; see # BEGIN QUESTION, # BEGIN "
@@ -258,15 +255,11 @@ class _Reader:
             )
 
     def config(self, kind: str, source: str, line: int) -> None:
-        config = (
-            self.yaml(source, line) if kind == "raw" and source.startswith("# ASSIGNMENT CONFIG") else None
-        )
-        if config is None:
+        if kind != "raw" or not source.startswith("# ASSIGNMENT CONFIG"):
             raise self.wrong(line, "the first cell is not the raw cell # ASSIGNMENT CONFIG")
-        if config != (
-            right := {"name": self.path.parent.name, "tests": {"files": True}, "export_cell": False}
-        ):
-            raise self.wrong(line, f"# ASSIGNMENT CONFIG says {config}, and has to say {right}")
+        config, name = self.yaml(source, line), self.path.parent.name
+        if config.get("name") != name or config.get("tests") != {"files": True}:  # the builder sets the rest
+            raise self.wrong(line, f"# ASSIGNMENT CONFIG has to say name: {name} and tests: {{files: true}}")
 
     def begin(self, source: str, line: int, asked: Mapping[str, Any], done: list[str]) -> str:
         config = self.yaml(source, line)
@@ -294,13 +287,19 @@ class _Reader:
 
     def prose(self, cells: Sequence[Cell]) -> None:
         text = [cell for cell in cells if cell.kind == "markdown"]
-        if sum(cell.source.strip() == "{{ policy }}" for cell in text) != 1:
-            raise self.wrong(1, "the handout holds {{ policy }}, alone in a Markdown cell, exactly once")
+        if sum(len(re.findall(r"^\{\{ policy \}\}$", cell.source, re.MULTILINE)) for cell in text) != 1:
+            raise self.wrong(1, "the handout holds {{ policy }}, alone in a line, exactly once")
         for cell in text:
-            if mark := _MYST.search(_CODE.sub("", cell.source)):
-                raise self.wrong(
-                    cell.line, f"{mark[0]!r} is MyST, which JupyterLab does not show; write Markdown"
-                )
+            plain = _CODE.sub(lambda found: found[1] or "", cell.source)  # but no code
+            for label in re.findall(r"\{ref\}`([^`]+)`", plain):
+                self.label(label, cell.line)
+            if mark := _MYST.search(plain):
+                raise self.wrong(cell.line, f"{mark[0]!r} is MyST, which JupyterLab does not show; "
+                                 "only {ref}`label` becomes a title")  # fmt: skip
+
+    def label(self, label: str, line: int) -> None:
+        if self.pages and label not in self.pages:
+            raise self.wrong(line, f"no page of the book has the label {label}")
 
     def imported(self, cells: Sequence[Cell]) -> str:
         """The import statements of the cells before the first question; every code cell is looked at."""
