@@ -51,7 +51,7 @@ def test_every_kind_to_every_kind(trained: Path, tmp_path: Path, source: str, ta
     assert (summary.rows, summary.answered, summary.unread) == (40, 40, 0)
     assert [row["text"] for row in found] == TEXTS[:40]
     assert [int(row["id"]) for row in found] == list(range(40))
-    right = predict(trained, TEXTS[:40])
+    right: list[Any] = predict(trained, TEXTS[:40])
     for row, p in zip(found, right, strict=True):
         assert float(row["probability_positive"]) == pytest.approx(p, abs=5e-3)
         assert row["prediction"] == ("positive" if p > 0.5 else "negative") or abs(p - 0.5) < 5e-3

@@ -85,9 +85,10 @@ class _Batcher:
                 503, "too many texts are waiting: ask again in a second", headers={"Retry-After": "1"}
             )
         loop = asyncio.get_running_loop()
+        nones: list[str | None] = [None] * len(texts)
         asked = [
             _Waiting(text, pair, loop.create_future())
-            for text, pair in zip(texts, pairs or [None] * len(texts), strict=True)
+            for text, pair in zip(texts, pairs or nones, strict=True)
         ]
         for one in asked:
             self.queue.put_nowait(one)
