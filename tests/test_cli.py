@@ -18,7 +18,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import topk_lib
-from topk_lib.cli import SELECTORS, _lines, app
+from topk_lib.cli import SELECTORS, app
+from topk_lib.cli_base import lines_of
 from topk_lib.data import Labels
 from topk_lib.data.labels import CLASS, NUMBER, SEVERAL
 from topk_lib.models import TopKForSequenceClassification
@@ -255,7 +256,7 @@ def test_json_and_nothing_else(folder: Path) -> None:
 )
 def test_lines_of_other_systems(monkeypatch: pytest.MonkeyPatch, given: bytes, texts: list[str]) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
-    assert list(_lines(None)) == texts
+    assert list(lines_of(None)) == texts
 
 
 @pytest.mark.parametrize(
@@ -292,7 +293,9 @@ def test_answers_of_three_classes_and_of_several_labels(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer(labels: Labels, row: list[float]) -> dict[str, Any]:
-        monkeypatch.setattr("topk_lib.training.answers", lambda *_: (labels, [row]))
+        monkeypatch.setattr("topk_lib.serving.predictor.labels_of_model", lambda _: labels)
+        found = dict(zip(labels.names, row, strict=True))
+        monkeypatch.setattr("topk_lib.serving.Predictor.__call__", lambda *_: [found])
         return dict(json.loads(command("predict", folder, "x")))
 
     names = ("a", "b", "c")
@@ -304,3 +307,31 @@ def test_answers_of_three_classes_and_of_several_labels(
     assert answer(Labels(NUMBER, ("score",)), [3.25]) == {"number": 3.25, "text": "x"}
     both = answer(Labels(CLASS, ("negative", "positive")), [0.25, 0.75])
     assert (both["label"], both["positive"]) == ("positive", 0.75)
+
+
+def test_predict_answers_a_file(folder: Path, tmp_path: Path) -> None:
+    given, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    given.write_text("id,text\n1,good\n2,a,b\n3,bad\n")
+    told = json.loads(command("predict", folder, "--input", given, "--output", out, "--json"))
+    assert (told["rows"], told["answered"], told["unread"]) == (3, 2, 1)
+    assert told["texts_per_second"] > 0
+    assert out.read_text().splitlines()[0].startswith("id,text,prediction,probability_negative")
+    lines = [json.loads(line) for line in command("predict", folder, "--input", given).splitlines()]
+    assert [line.get("id") for line in lines] == ["1", None, "3"]
+    assert "2 fields" in lines[1]["fault"] or "3 fields" in lines[1]["fault"]
+    assert lines[0]["label"] in ("negative", "positive")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--output", "out.csv"], "go with --input FILE"),
+        (["--input", "in.csv", "x"], "not both"),
+        (["--input", "in.csv", "--record", "a/b"], "name it with --output"),
+        (["--input", "none.csv"], "none.csv"),
+    ],
+)
+def test_predict_says_what_does_not_go_together(folder: Path, arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["predict", str(folder), *arguments])
+    assert result.exit_code == 2
+    assert said in result.stderr

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +13,8 @@ from typing import Annotated, Any
 import typer
 
 import topk_lib
-from topk_lib import studies
+from topk_lib import cli_serving, studies
+from topk_lib.cli_base import AsJson, Folder, Source, Texts, lines_of, one_sentence
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,32 +29,6 @@ SELECTORS = (
 )  # fmt: skip
 SelectorName = Enum("SelectorName", {name: name for name in SELECTORS}, type=str)  # type: ignore[misc]
 FIRST = SelectorName("first")
-Source = Annotated[
-    str | None,
-    typer.Option(help='A folder of reviews, "hub" or "embedded". [default: TOPK_IMDB, the hub, embedded]'),
-]
-Folder = Annotated[str, typer.Argument(help="The output folder of topk-lib finetune.")]
-Texts = Annotated[list[str] | None, typer.Argument(help="Texts; without any, one a line from stdin.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-
-
-@contextmanager
-def _one_sentence() -> Iterator[None]:
-    """Turn the library's errors into one line on stderr and exit code 2."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:  # who reads has read enough, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
-    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
-        if os.environ.get("TOPK_TRACEBACK"):
-            raise
-        from topk_lib.training.together import first_to_tell
-
-        if first_to_tell():
-            typer.secho(f"topk-lib: {' '.join(str(error).split())}", fg="red", err=True)
-        raise typer.Exit(2) from None
 
 
 def _print_version(wanted: bool) -> None:
@@ -147,7 +120,7 @@ def finetune(
         "evaluate_on": evaluate_on,
         "quiet": quiet or as_json,
     }
-    with _one_sentence():
+    with one_sentence():
         if record is not None:
             if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.=-]*", record):
                 raise ValueError(f"--record must look like EXPERIMENT/RUN, got {record!r}")
@@ -244,7 +217,7 @@ def pretrain(
         "precision": precision,
         "shard": shard,
     }
-    with _one_sentence():
+    with one_sentence():
         result = training.pretrain(
             output,
             source=source,
@@ -276,7 +249,7 @@ def evaluate(
     """Measure a fine-tuned model on labelled reviews."""
     from topk_lib import training
 
-    with _one_sentence():
+    with one_sentence():
         metrics = training.evaluate(folder, source=source, split=split, n=n, quiet=quiet or as_json)
         if as_json:
             print(json.dumps(metrics))
@@ -284,33 +257,8 @@ def evaluate(
             print(training.as_text(metrics))
 
 
-@app.command()
-def predict(folder: Folder, texts: Texts = None) -> None:
-    """Print what a fine-tuned model makes of each text, one JSON object a line.
-
-    It holds "label" and "probabilities", and where the classes are negative and positive also "positive", the
-    probability of that one; "labels" and "probabilities" where a text has several labels; or "number".
-    """
-    from topk_lib import training
-    from topk_lib.data.labels import NUMBER, SEVERAL
-
-    with _one_sentence():
-        lines = list(_lines(texts))
-        labels, rows = training.answers(folder, lines)
-        for text, row in zip(lines, rows, strict=True):
-            told: dict[str, Any] = {}
-            each = {name: round(p, 4) for name, p in zip(labels.names, row, strict=True)}
-            if labels.problem == NUMBER:
-                told["number"] = float(f"{row[0]:.6g}")
-            elif labels.problem == SEVERAL:
-                told["labels"] = [name for name, p in zip(labels.names, row, strict=True) if p >= 0.5]
-            else:
-                told["label"] = labels.names[row.index(max(row))]
-                if labels.names == ("negative", "positive"):
-                    told["positive"] = each["positive"]
-            if labels.problem != NUMBER:
-                told["probabilities"] = each
-            print(json.dumps(told | {"text": text}))
+app.command()(cli_serving.predict)
+app.command()(cli_serving.serve)
 
 
 @app.command()
@@ -321,10 +269,10 @@ def explain(folder: Folder, texts: Texts = None) -> None:
 
     from topk_lib import training
 
-    with _one_sentence():
+    with one_sentence():
         model, tokenizer, max_length = training.load_model(folder)
         console = Console(highlight=False, markup=False, soft_wrap=True)
-        for text in _lines(texts):
+        for text in lines_of(texts):
             found = training.explain(model, tokenizer, text, max_length=max_length)
             answer = f"{found.answer}, {found.read} of {found.tokens} tokens read"
             if console.color_system is None:  # a terminal that cannot show styles is none either
@@ -343,7 +291,7 @@ def export(
     output: Annotated[str, typer.Argument(help="The ONNX file; OUTPUT.tokenizer.json goes beside it.")],
 ) -> None:
     """Write a fine-tuned model, with its choice of tokens, as ONNX."""
-    with _one_sentence():
+    with one_sentence():
         _check_target(output)  # before what takes long
         from topk_lib import models, training
 
@@ -363,7 +311,7 @@ def study(
     ] = None,
 ) -> None:
     """Make the runs of a study that have no record yet; the same command goes on."""
-    with _one_sentence():
+    with one_sentence():
         failed = studies.run(name, only=only, list_only=list_only, n_train=n_train)
     if failed:
         typer.secho(f"topk-lib: {len(failed)} runs failed: {', '.join(failed)}", fg="red", err=True)
@@ -377,22 +325,6 @@ def _check_target(output: str) -> None:
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise ValueError(f"nothing can be written to {above}: name another place for the ONNX file")
-
-
-def _lines(texts: list[str] | None) -> Iterator[str]:
-    """The texts, or the lines of standard input that are not empty, whatever ends them."""
-    if texts:
-        yield from texts
-        return
-    for number, raw in enumerate(sys.stdin.buffer, 1):
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"line {number} of standard input is not UTF-8 (byte {raw[error.start]:#04x}): convert it, "
-                "as with iconv -f latin1 -t utf-8"
-            ) from None
-        yield from (part for part in re.split(r"[\r\n]", line) if part.strip())
 
 
 if __name__ == "__main__":
