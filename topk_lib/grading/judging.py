@@ -52,6 +52,7 @@ class Refused(Exception):
     def __init__(self, kind: str, sentence: str) -> None:
         super().__init__(sentence)
         self.kind = kind
+        self.function = ""
 
 
 def expect(condition: object, sentence: str) -> None:
@@ -104,13 +105,37 @@ class Session(ABC):
     @abstractmethod
     def fresh(self) -> Session: ...
 
+    @abstractmethod
+    def printed(self) -> str: ...
+
 
 class Raised(Refused):
     """The function raised; ``names`` are the exception's class and those above it."""
 
-    def __init__(self, sentence: str, names: Sequence[str], message: str) -> None:
-        super().__init__("raised", sentence)
+    def __init__(self, kind: str, sentence: str, names: Sequence[str], message: str) -> None:
+        super().__init__(kind, sentence)
         self.names, self.message = names, message
+
+
+_KINDS = ("missing", "raised", "too much memory", "ended itself", "wrong type", "not allowed")
+
+
+def unpacked(reply: Any) -> Any:
+    """The result in a reply of ``perform.reply``, or the exception; it can be forged."""
+    if isinstance(reply, dict) and "result" in reply:
+        return reply["result"]
+    if not isinstance(reply, dict) or reply.get("refused") not in _KINDS:
+        raise Refused("not allowed", "sent what is not an answer on the grader's channel")
+    kind, sentence = reply["refused"], plain(str(reply.get("sentence"))[:600])
+    names, message = reply.get("names"), reply.get("message")
+    if isinstance(names, list) and isinstance(message, str):
+        raise Raised(kind, sentence, [str(name)[:100] for name in names[:20]], message[:2000])
+    raise Refused(kind, sentence)
+
+
+def plain(text: str) -> str:
+    """On one line, without characters that a terminal or a file in UTF-8 cannot take."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
 class Answer:
@@ -125,7 +150,14 @@ class Answer:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The result. Raises :class:`Refused` where none came."""
-        return self._session.ask(self.name, "call", args, kwargs)
+        return self._ask("call", args, kwargs)
+
+    def _ask(self, operation: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        try:
+            return self._session.ask(self.name, operation, args, kwargs)
+        except Refused as error:
+            error.function = self.name
+            raise
 
     def raises(self, error: type[Exception], *args: Any, **kwargs: Any) -> str:
         """The message of the error (or of a subclass) that the call must raise; else :class:`Wrong`."""
@@ -148,14 +180,12 @@ class Answer:
         has the same form. Where the output does not depend on it, the gradient is 0. For an output of
         several tensors the cotangent is a list with one a tensor (None for those left out).
         """
-        output, gradients = self._session.ask(
-            self.name, "vjp", (list(args), cotangent, [int(place) for place in wrt]), kwargs
-        )
-        return output, list(gradients)
+        told = self._ask("vjp", (list(args), cotangent, [int(place) for place in wrt]), kwargs)
+        return told[0], list(told[1])
 
     def counted(self, *args: Any, **kwargs: Any) -> tuple[Any, Counts]:
         """The result, and how many PyTorch operations it took."""
-        result, calls, elements, by_name = self._session.ask(self.name, "counted", args, kwargs)
+        result, calls, elements, by_name = self._ask("counted", args, kwargs)
         return result, Counts(calls, elements, by_name)
 
     def other(self, name: str) -> Answer:
@@ -169,6 +199,10 @@ class Answer:
     def files(self) -> dict[str, bytes]:
         """What lies in the function's working folder: regular files, of 1 MB at most each."""
         return self._session.files()
+
+    def printed(self) -> str:
+        """The last 2,000 characters that the process printed. They may hold inputs: for after a deadline."""
+        return self._session.printed()
 
     def put(self, name: str, data: bytes) -> None:
         """Lay a file into the working folder."""
@@ -325,10 +359,10 @@ def judge(check: Check, answer: Answer, seed: int | str) -> Verdict:
     try:
         check.function(answer, Draw(seed, check.question, check.name))
     except Wrong as error:
-        return Verdict(0, "wrong result", str(error))
+        return Verdict(0, "wrong result", plain(str(error)))
     except Refused as error:
-        return Verdict(0, error.kind, f"{answer.name} {error}")
+        return Verdict(0, error.kind, f"{error.function or answer.name} {error}")
     except Exception as error:  # what a result of another kind does to the check
-        said = (str(error).strip().splitlines() or ["no more is said"])[0][:200]
+        said = plain((str(error).strip().splitlines() or ["no more is said"])[0][:200])
         return Verdict(0, "wrong type", f"the result cannot be used: {type(error).__name__}: {said}")
     return Verdict(check.points, "", "")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import linecache
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.overrides
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-__all__ = ["OPERATIONS", "Counts", "WrongForm"]
+__all__ = ["ANSWER", "Counts", "reply", "said"]
+
+ANSWER = "<answer>"
+"""The file name that a student's code goes by."""
 
 
-class WrongForm(Exception):
+class _WrongForm(Exception):
     """A result whose form the operation cannot use; the message is a sentence."""
 
 
@@ -81,13 +87,13 @@ def _vjp(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
     parts = list(output) if isinstance(output, (list, tuple)) else [output]
     asked = list(cotangent) if isinstance(cotangent, (list, tuple)) else [cotangent]
     if len(parts) != len(asked):
-        raise WrongForm(f"returned {len(parts)} parts where {len(asked)} are asked for")
+        raise _WrongForm(f"returned {len(parts)} parts where {len(asked)} are asked for")
     pairs = [(part, right) for part, right in zip(parts, asked, strict=True) if right is not None]
     for part, right in pairs:
         if not isinstance(part, Tensor):
-            raise WrongForm(f"returned a {type(part).__name__} where a tensor is asked for")
+            raise _WrongForm(f"returned a {type(part).__name__} where a tensor is asked for")
         if part.shape != right.shape:
-            raise WrongForm(f"returned shape {tuple(part.shape)} where {tuple(right.shape)} is asked for")
+            raise _WrongForm(f"returned shape {tuple(part.shape)} where {tuple(right.shape)} is asked for")
     leaves, form = tree_flatten([given[place] for place in wrt])
     gradients: Sequence[Tensor | None] = [None] * len(leaves)
     connected = [(part, right) for part, right in pairs if part.requires_grad]
@@ -107,3 +113,60 @@ OPERATIONS: dict[str, Callable[[Callable[..., Any], Sequence[Any], Mapping[str, 
     "counted": _counted,
     "vjp": _vjp,
 }
+
+
+def reply(
+    function: Callable[..., Any] | None,
+    operation: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    faults: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What came of an operation, as plain data: ``result``, or ``refused`` (the kind) and ``sentence``; with
+    ``names`` and ``message`` where an exception came. ``faults`` are of loading the function's file."""
+    before = f"; before that, {faults[0]}" if faults else ""
+    if function is None:
+        return {"refused": "missing", "sentence": f"is missing: there is no function of this name{before}"}
+    try:
+        return {"result": OPERATIONS[operation](function, args, kwargs)}
+    except _WrongForm as error:
+        return {"refused": "wrong type", "sentence": str(error)}
+    except SystemExit as error:
+        return {"refused": "ended itself", "sentence": f"ended the program (exit code {error.code})"}
+    except BaseException as error:
+        name, message = type(error).__name__, said(error)
+        first = (message.strip().splitlines() or ["no more is said"])[0][:300]
+        kind, verb = "raised", "raised"
+        if isinstance(error, MemoryError) or "can't allocate memory" in message:
+            kind = "too much memory"
+        elif isinstance(error, PermissionError) or "can't start new thread" in message:
+            kind, verb = "not allowed", "tried what is not allowed:"
+        return {
+            "refused": kind,
+            "sentence": f"{verb} {name}: {first}{_place(error)}{before}",
+            "names": [each.__name__ for each in type(error).__mro__],
+            "message": message[:2000],
+        }
+
+
+def said(error: BaseException) -> str:
+    """An exception's message, whatever it does when asked for it."""
+    try:
+        return str(error)
+    except BaseException:
+        return "its message cannot be shown"
+
+
+def _place(error: BaseException) -> str:
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if code.co_filename == ANSWER:
+            text = linecache.getline(ANSWER, line).strip()[:100]
+            where = (
+                ""
+                if code.co_name == "<module>"
+                else f"line {line - code.co_firstlineno + 1} of {code.co_name}: "
+            )
+            found = f" ({where}{text})"
+    return found
