@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import linecache
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +15,8 @@ import torch.overrides
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from topk_lib.grading.reads import counted_reads
 
 __all__ = ["ANSWER", "Counts", "reply", "said"]
 
@@ -30,7 +34,8 @@ class Counts:
 
     Names are as PyTorch's dispatcher has them (``topk``, ``sort``, ``_local_scalar_dense`` for ``item``).
     What is done without PyTorch is not counted, but ``tolist`` and ``numpy``, by which numbers leave it, are.
-    Views count as calls, and have no elements.
+    Views count as calls, and have no elements. Of interpreted Triton kernels ``by_name`` has, beside the
+    calls, how many numbers they took: ``triton read``, ``triton written``, ``triton at once`` (by one load).
     """
 
     calls: int = 0
@@ -74,9 +79,16 @@ def _call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
 
 
 def _counted(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    with _Count() as count, _Leaving(count.by_name):
+    interpreted = "triton.runtime.interpreter" in sys.modules
+    with (
+        _Count() as count,
+        _Leaving(count.by_name),
+        counted_reads() if interpreted else nullcontext({}) as reads,
+    ):
         result = function(*args, **kwargs)
-    return result, sum(count.by_name.values()), count.elements, count.by_name
+    calls = sum(count.by_name.values())
+    kernels = {f"triton {name}": numbers for name, numbers in reads.items() if numbers}
+    return result, calls, count.elements, count.by_name | kernels
 
 
 def _vjp(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
