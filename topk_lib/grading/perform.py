@@ -20,6 +20,7 @@ from topk_lib.grading.reads import counted_reads
 
 __all__ = ["ANSWER", "Counts", "reply", "said"]
 
+_FORBIDDEN = ("can't start new thread", "[Errno 1] Operation not permitted", "[Errno 13] Permission denied")
 ANSWER = "<answer>"
 """The file name that a student's code goes by."""
 
@@ -151,8 +152,10 @@ def reply(
         kind, verb = "raised", "raised"
         if isinstance(error, MemoryError) or "can't allocate memory" in message:
             kind = "too much memory"
-        elif isinstance(error, PermissionError) or "can't start new thread" in message:
+        elif isinstance(error, PermissionError) or any(each in message for each in _FORBIDDEN):
             kind, verb = "not allowed", "tried what is not allowed:"
+        if not isinstance(error, NameError):
+            before = ""
         return {
             "refused": kind,
             "sentence": f"{verb} {name}: {first}{_place(error)}{before}",

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import site
 import socket
 import stat
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from topk_lib.grading import locks, wire
-from topk_lib.grading.judging import Answer, Refused, Session, plain, unpacked
+from topk_lib.grading.judging import Answer, Raised, Refused, Session, plain, unpacked
 from topk_lib.grading.process import FILES, Running
 
 __all__ = ["Sandbox"]
@@ -78,6 +79,8 @@ class Sandbox:
         self.folder = tempfile.TemporaryDirectory(prefix="answers-")
         self._zygote: subprocess.Popen[bytes] | None = None
         self._number = 0
+        if not trust:
+            self._running_zygote()
 
     def __enter__(self) -> Sandbox:
         return self
@@ -136,11 +139,13 @@ class Sandbox:
                 "readable": self.readable,
             }
             socket.send_fds(control, [json.dumps(request).encode()], [theirs.fileno(), their_output])
-            pid = json.loads(control.recv(2**16))["pid"]
+            pid = json.loads(control.recv(2**16) or b"{}").get("pid")
+            if pid is None:
+                raise RuntimeError("the process that makes processes for answers died: try again")
         finally:
             theirs.close()
             os.close(their_output)
-        running = Running(ours, output, folder, 0, lambda: self._ended(pid))
+        running = Running(ours, output, folder, 0, lambda: _ended(control, pid))
         running.greet()
         return running
 
@@ -160,9 +165,13 @@ class Sandbox:
                 )
         return self._control
 
-    def _ended(self, pid: int) -> int:
-        self._control.send(json.dumps({"end": pid}).encode())
-        return int(json.loads(self._control.recv(2**16))["status"])
+
+def _ended(control: socket.socket, pid: int) -> int:
+    try:
+        control.send(json.dumps({"end": pid}).encode())
+        return int(json.loads(control.recv(2**16))["status"])
+    except (OSError, ValueError):  # with what made it, it is dead
+        return signal.SIGKILL
 
 
 def _start(
@@ -216,6 +225,8 @@ class _Process(Session):
         except Refused as error:
             if error.kind == "too much memory":
                 raise Refused(error.kind, f"needed more than {self.megabytes} MB of memory") from None
+            if error.kind == "not allowed" and not isinstance(error, Raised):
+                running.end()  # it speaks for itself
             raise
 
     def files(self) -> dict[str, bytes]:

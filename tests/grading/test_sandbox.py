@@ -1,0 +1,233 @@
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from topk_lib.grading import Answer, Refused, Wrong, expect
+from topk_lib.grading.collect import collect
+from topk_lib.grading.locks import unlockable
+from topk_lib.grading.sandbox import Sandbox
+
+pytestmark = pytest.mark.skipif(bool(unlockable()), reason=unlockable())
+
+SOURCE = """
+from __future__ import annotations
+import inspect, os, random, sys
+from dataclasses import dataclass
+import numpy as np
+import torch
+import a_module_that_is_not_there
+from pathlib import Path
+
+calls = []
+
+@dataclass
+class Pair:
+    left: Unknown
+    right: int = 2
+
+def add(x, *, k=1):
+    calls.append(1)
+    print("x is", x)
+    return x + k
+
+def count():
+    return len(calls)
+
+def picky(k):
+    if k < 0:
+        # a comment
+        raise ValueError(f"k is {k}")
+    return [1, 2][k]
+
+def weigh(x, weights):
+    return (x @ weights["a"]).square().sum()
+
+def ask(model, x):
+    try:
+        return model(x, scale=2.0) + 1
+    except IndexError as error:
+        return str(error)
+
+def main(arguments):
+    Path(arguments[1]).write_bytes(Path(arguments[0]).read_bytes() * 2)
+
+def draws():
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+def looks():
+    return inspect.getsource(count), Pair(1).right
+
+def uses():
+    return a_module_that_is_not_there.x
+
+def leave():
+    os._exit(3)
+
+def spin():
+    while True:
+        pass
+
+def same(x):
+    return x
+"""
+
+
+@pytest.fixture(scope="module")
+def answer_of() -> Iterator[Callable[[str], Answer]]:
+    with Sandbox() as sandbox, sandbox.question(SOURCE, seconds=20) as made:
+        yield made
+
+
+def test_who_is_trusted_runs_without_locks_but_within_limits_of_time() -> None:
+    with Sandbox(trust=True) as sandbox, sandbox.question(SOURCE, seconds=2) as made:
+        assert made("add")(1) == 2
+        assert made("add").printed() == "x is 1"
+        made("main")([__file__, "copy"])
+        assert list(made("main").files()) == ["copy"]
+        with pytest.raises(Refused, match="took more than 2 seconds"):
+            made("spin")()
+        with pytest.raises(Refused, match=r"ended its process \(exit code 3\)"):
+            made("leave")()
+
+
+def test_a_call_gives_the_result_and_prints(answer_of: Callable[[str], Answer]) -> None:
+    answer = answer_of("add").fresh()
+    assert answer(torch.tensor([1, 2]), k=3).tolist() == [4, 5]
+    assert answer.other("count")() == 1
+    assert answer.printed() == "x is tensor([1, 2])"
+    assert answer.fresh().other("count")() == 0
+
+
+def test_errors_are_told_with_the_students_own_line(answer_of: Callable[[str], Answer]) -> None:
+    answer = answer_of("picky")
+    assert answer.raises(ValueError, -1) == "k is -1"
+    with pytest.raises(Refused) as refused:
+        answer(7)
+    assert str(refused.value) == (
+        "raised IndexError: list index out of range (line 5 of picky: return [1, 2][k])"
+    )
+    with pytest.raises(Refused, match="is missing: there is no function of this name"):
+        answer_of("nothing")()
+    with pytest.raises(Refused, match="before that, `import a_module_that_is_not_there` raised"):
+        answer_of("uses")()
+
+
+def test_gradients_and_counts_are_made_there(answer_of: Callable[[str], Answer]) -> None:
+    x, a = torch.randn(3, 2), torch.randn(2, 2)
+    out, (g,) = answer_of("weigh").vjp([x, {"a": a}], torch.tensor(1.0), wrt=[1])
+    torch.testing.assert_close(out, (x @ a).square().sum())
+    torch.testing.assert_close(g["a"], 2 * x.T @ x @ a)
+    _, counts = answer_of("weigh").counted(x, {"a": a})
+    assert counts.by_name == {"mm": 1, "pow": 1, "sum": 1}
+    assert (counts.calls, counts.elements) == (3, 13)
+
+
+def test_the_graders_functions_are_called_back(answer_of: Callable[[str], Answer]) -> None:
+    seen = []
+
+    def model(x: Tensor, scale: float) -> Tensor:
+        seen.append(x)
+        expect(x.numel() < 9, "asked for too much")
+        return (scale * x)[0]
+
+    answer = answer_of("ask")
+    assert answer(model, torch.tensor([3.0])) == 7.0
+    assert "index 0 is out of bounds" in answer(model, torch.ones(0))
+    assert len(seen) == 2
+    with pytest.raises(Wrong, match="asked for too much"):
+        answer(model, torch.ones(10))
+    assert answer(model, torch.tensor([3.0])) == 7.0
+
+
+def test_small_programs_read_and_write_in_their_folder(answer_of: Callable[[str], Answer]) -> None:
+    answer = answer_of("main").fresh()
+    answer.put("in", b"ab")
+    answer.put("in", b"abc")
+    answer(["in", "out"])
+    assert answer.files() == {"in": b"abc", "out": b"abcabc"}
+    answer.put("in", bytes(2**20))
+    answer(["in", "out"])
+    with pytest.raises(Refused, match="wrote out, which is larger than 1 MB"):
+        answer.files()
+    assert answer.fresh().files() == {}
+
+
+def test_chance_is_the_same_in_every_process(answer_of: Callable[[str], Answer]) -> None:
+    first = answer_of("draws").fresh()
+    drawn = [first(), first()]
+    assert drawn[0] != drawn[1]
+    again = first.fresh()
+    assert [again(), again()] == drawn
+
+
+def test_code_can_look_at_itself_as_in_a_notebook(answer_of: Callable[[str], Answer]) -> None:
+    assert answer_of("looks")() == ("def count():\n    return len(calls)\n", 2)
+
+
+def test_large_arguments_arrive_and_large_results_do_not(answer_of: Callable[[str], Answer]) -> None:
+    with pytest.raises(Refused, match="returned more than 32 MB"):
+        answer_of("same")(torch.ones(9 * 2**20))
+    assert answer_of("same")(torch.ones(7 * 2**20)).sum() == 7 * 2**20
+
+
+def test_a_process_that_dies_costs_one_call_and_its_state(answer_of: Callable[[str], Answer]) -> None:
+    answer = answer_of("add").fresh()
+    answer(1)
+    with pytest.raises(Refused, match=r"ended its process \(exit code 3\)"):
+        answer.other("leave")()
+    assert answer(1) == 2
+    assert answer.other("count")() == 1
+
+
+def test_a_triton_kernel_runs_in_its_interpreter(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    source = """
+import torch
+import triton
+import triton.language as tl
+
+@triton.jit
+def double_kernel(x, y, n: tl.constexpr):
+    at = tl.arange(0, n)
+    tl.store(y + at, tl.load(x + at) * 2)
+
+def double(x):
+    y = torch.empty_like(x)
+    double_kernel[(1,)](x, y, x.numel())
+    return y
+"""
+    path = tmp_path / "a.py"
+    path.write_text(source)
+    with (
+        Sandbox(preload=["triton"]) as sandbox,
+        sandbox.question(collect(path, ["double"]).source) as answer_of,
+    ):
+        assert answer_of("double")(torch.tensor([1.0, 2.0])).tolist() == [2.0, 4.0]
+
+
+def test_folders_are_gone_in_the_end_and_time_is_that_of_the_process() -> None:
+    with Sandbox() as sandbox:
+        folder = Path(sandbox.folder.name)
+        with sandbox.question(
+            "import time\ndef nap():\n    time.sleep(1)\n    return 1\n", seconds=0.5
+        ) as made:
+            assert made("nap")() == 1  # waiting is not working
+            assert list(folder.iterdir())
+    assert not folder.exists()
+
+
+def test_what_came_from_a_notebook_is_answered(tmp_path: Path) -> None:
+    cells: list[dict[str, Any]] = [
+        {"cell_type": "code", "source": text} for text in ("def f(:", "K = 2", "def f(x):\n    return x * K")
+    ]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
+    found = collect(tmp_path / "a.ipynb", ["f", "g"])
+    with Sandbox() as sandbox, sandbox.question(found.source) as made:
+        assert made("f")(4) == 8
+        with pytest.raises(Refused, match="is missing"):
+            made("g")()
