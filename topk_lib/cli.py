@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import topk_lib
-from topk_lib import cli_serving, studies
+from topk_lib import cli_course, cli_serving, studies
 from topk_lib.cli_base import AsJson, Folder, Source, Texts, lines_of, one_sentence
 
 app = typer.Typer(
@@ -316,6 +316,10 @@ def study(
     if failed:
         typer.secho(f"topk-lib: {len(failed)} runs failed: {', '.join(failed)}", fg="red", err=True)
         raise typer.Exit(1)
+
+
+app.command()(cli_course.grade)
+app.command()(cli_course.coursework)
 
 
 def _check_target(output: str) -> None:
