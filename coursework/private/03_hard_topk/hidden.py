@@ -173,6 +173,8 @@ def ties_go_to_the_lowest_position(answer: Answer, draw: Draw) -> None:
         scores = torch.where((scores == 0) & (draw.tensor(8, n, low=0, high=2) == 0), -0.0, scores)
         of_rows(answer, scores, some_ks(draw, 8, n), torch.ones(8, n, dtype=torch.bool))
     of_rows(answer, draw.normal(5, 40), some_ks(draw, 5, 40), torch.ones(5, 40, dtype=torch.bool))
+    zeros = torch.tensor([[-1.0, -0.0, 0.0], [0.0, -0.0, -1.0]])
+    of_rows(answer, zeros, torch.tensor([1, 1]), torch.ones(2, 3, dtype=torch.bool))
     near = 100 + draw.tensor(3, 20, low=0, high=30) / 2**14  # equal in 16 bits, and not in 32
     of_rows(answer, near, torch.tensor([3, 8, 15]), torch.ones(3, 20, dtype=torch.bool))
 
@@ -185,6 +187,8 @@ def nan_ranks_highest_then_infinity(answer: Answer, draw: Draw) -> None:
     minus = torch.tensor([-1], dtype=torch.int32).view(torch.float32)  # a NaN with a sign
     scores[:, draw.integer(0, 9)] = minus
     of_rows(answer, scores, some_ks(draw, 12, 9), torch.ones(12, 9, dtype=torch.bool))
+    small = torch.tensor([[math.inf, math.nan, 1.0], [-math.inf, math.inf, math.nan]])
+    of_rows(answer, small, torch.tensor([1, 1]), torch.ones(2, 3, dtype=torch.bool))
 
 
 @hidden("choose_rows", points=3, about="padding")
@@ -290,6 +294,8 @@ def ties_at_the_edge_get_the_places_left(answer: Answer, draw: Draw) -> None:
         keys = [some[draw.integer(0, 4)] for _ in range(40)]
         for k in sorted({1, 7, 13, 21, draw.integer(1, 40), 39}):
             edge_of(answer, keys, k, bits, digit)
+    digit = draw.integer(1, 14)  # some above it, and then the largest digit
+    edge_of(answer, [digit * 16 + 15] * 4 + [digit * 16 + 16] * 3 + [0], draw.choice([4, 5, 6]), 8, 4)
 
 
 @hidden("find_edge", points=2, about="the ends")
@@ -304,6 +310,7 @@ def the_smallest_and_largest_keys(answer: Answer, draw: Draw) -> None:
 @hidden("find_edge", points=3, about="stopping")
 def nothing_is_asked_once_it_is_settled(answer: Answer, draw: Draw) -> None:
     """Once exactly k keys reach an edge that was asked for, no further question comes."""
+    edge_of(answer, [16 * v for v in range(1, 16)], draw.integer(1, 16), 8, 4)  # keys on the very edges
     for bits, digit in ((32, 8), (32, 2), (20, 4)):
         keys = whole_numbers(draw, 50, bits)
         for k in (1, 10, draw.integer(11, 50), 50):
