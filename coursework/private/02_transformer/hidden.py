@@ -111,8 +111,8 @@ def who_may_read_nothing_gets_zeros(answer: Answer, draw: Draw) -> None:
     got, gradients = answer.vjp([q, k, v, valid, True], pull, wrt=[0, 1, 2])
     expect(not bool(got[1].any() or got[0, :, :2].any()), "a query that may read no key gets zeros")
     _near(got, _attention(q, k, v, valid, True), "padding on the left, causal")
-    given = [one.double().requires_grad_() for one in (q, k, v)]
-    right = torch.autograd.grad(_attention(*given, valid, True), given, pull.double())
+    q, k, v = (one.double().requires_grad_() for one in (q, k, v))
+    right = torch.autograd.grad(_attention(q, k, v, valid, True), [q, k, v], pull.double())
     for name, mine, slope in zip("qkv", gradients, right, strict=True):
         _near(mine, slope, f"the gradient for {name} beside queries that read nothing")
 

@@ -362,9 +362,7 @@ def with_library_parts(x: Any, weights: Any, size: int, theta: float, eps: float
     return x + (gate * up / (1 + (-gate).exp())) @ w["mlp.down_proj.weight"].T
 
 
-def _surprise(
-    batch: tuple[Tensor, Tensor, Tensor], both: bool = True, shift: bool = True, coarse: bool = False
-) -> Tensor:
+def _surprise(batch: Any, both: bool = True, shift: bool = True, coarse: bool = False) -> Tensor:
     """Surprises in nats of the tokens of a batch that count, text after text."""
     logits, ids, valid = batch
     logits = logits if coarse else logits.double()
@@ -386,7 +384,7 @@ def _all(batches: Batches, **fault: Any) -> Tensor:
 @wrong("perplexity", "the mean of the texts' means")
 def mean_of_texts(batches: Any) -> Any:
     texts = [tuple(one[i : i + 1] for one in batch) for batch in batches for i in range(len(batch[1]))]
-    means = [_surprise(text).mean() for text in texts if len(_surprise(text))]  # type: ignore[arg-type]
+    means = [_surprise(text).mean() for text in texts if len(_surprise(text))]
     return _exp(torch.stack(means)) if means else math.nan
 
 
@@ -399,7 +397,7 @@ def mean_of_batches(batches: Any) -> Any:
 @wrong("perplexity", "the mean of the texts' perplexities")
 def mean_of_perplexities(batches: Any) -> Any:
     texts = [tuple(one[i : i + 1] for one in batch) for batch in batches for i in range(len(batch[1]))]
-    each = [_surprise(text).mean().exp() for text in texts if len(_surprise(text))]  # type: ignore[arg-type]
+    each = [_surprise(text).mean().exp() for text in texts if len(_surprise(text))]
     return float(torch.stack(each).mean()) if each else math.nan
 
 
@@ -502,7 +500,9 @@ def _leaks(
     whole, n = model(ids), ids.shape[1]
     if twice and moved(whole, model(ids)):
         raise ValueError("two answers to the same ids")
-    later, length, batch = set(), set(), set()
+    later: set[int] = set()
+    length: set[int] = set()
+    batch: set[int] = set()
     for row in range(len(ids) if rows is None else rows):
         text = ids[row : row + 1]
         alone = model(text)

@@ -62,7 +62,7 @@ def _takes(answer: Answer, scores: Tensor, capacity: float, valid: Tensor | None
         f"{(got.dtype, tuple(got.shape)) if isinstance(got, Tensor) else type(got).__name__}",
     )
     for b, e in (got != right).any(1).nonzero().tolist():
-        own = scores[b, :, e].tolist()
+        own = [round(one, 3) for one in scores[b, :, e].tolist()]
         real = "" if valid is None else f", real at {valid[b].nonzero().flatten().tolist()}"
         expect(
             False,
@@ -254,8 +254,11 @@ def _says(answer: Answer, layer: Layer, x: Tensor, what: str, *leaks: str) -> No
     if leaks != ("*",):  # what the layer was built to show
         assert {name for name in NAMES if right[name]} == set(leaks), (what, right)
     got = answer(layer, x)
-    same = isinstance(got, dict) and set(got) == set(NAMES) and all(bool(got[k]) == right[k] for k in NAMES)
-    expect(same, f"{what}: {right}, yours {got}")
+    expect(
+        isinstance(got, dict) and set(got) == set(NAMES), f"a dict of {NAMES} is asked for, yours is {got}"
+    )
+    said, true = ([name for name in NAMES if found[name]] for found in (got, right))
+    expect(said == true, f"{what}: True are {true or 'none'}, yours {said or 'none'}")
 
 
 def _expert(draw: Draw, d: int = 3) -> Callable[[Tensor, Tensor], Tensor]:

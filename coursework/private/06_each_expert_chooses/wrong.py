@@ -458,7 +458,7 @@ def one_after_the_other(layer: Any, x: Any) -> Any:
 def _thresholds(
     passes: Any, experts: int, momentum: float,
     *, step: str = "both", start: float = math.inf, edge_of: str = "mean", count: str = "own",
-    which: str = "lowest",
+    which: str = "min",
 ) -> Tensor:  # fmt: skip
     """The thresholds, right unless a fault is asked for."""
     levels = torch.full((experts,), start)
@@ -466,9 +466,7 @@ def _thresholds(
         level, taught = start, 0
         for number, (scores, mask) in enumerate(passes, 1):
             texts = [own[taken] for own, taken in zip(scores[..., e], mask[..., e], strict=True)]
-            found = [
-                float({"lowest": t.min, "highest": t.max, "mean": t.mean}[which]()) for t in texts if len(t)
-            ]
+            found = [float(getattr(t, which)()) for t in texts if len(t)]
             if edge_of == "zeros":
                 found += [0.0] * sum(len(t) == 0 for t in texts)
             if not found or (edge_of == "zeros" and not any(len(t) for t in texts)):
@@ -541,7 +539,7 @@ def mean_taken(passes: Any, experts: int, momentum: float) -> Any:
 
 @wrong("thresholds", "the highest score taken")
 def highest_taken(passes: Any, experts: int, momentum: float) -> Any:
-    return _thresholds(passes, experts, momentum, which="highest")
+    return _thresholds(passes, experts, momentum, which="max")
 
 
 @wrong("thresholds", "scores times the mask: 0 is the lowest wherever a token was left, and nan gets through")
