@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,8 +81,14 @@ def same(x):
 
 
 @pytest.fixture(scope="module")
-def answer_of() -> Iterator[Callable[[str], Answer]]:
-    with Sandbox() as sandbox, sandbox.question(SOURCE, seconds=20) as made:
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def answer_of(sandbox: Sandbox) -> Iterator[Callable[[str], Answer]]:
+    with sandbox.question(SOURCE, seconds=20) as made:
         yield made
 
 
@@ -91,8 +100,9 @@ def test_who_is_trusted_runs_without_locks_but_within_limits_of_time() -> None:
         assert list(made("main").files()) == ["copy"]
         with pytest.raises(Refused, match="took more than 2 seconds"):
             made("spin")()
-        with pytest.raises(Refused, match=r"ended its process \(exit code 3\)"):
-            made("leave")()
+        folder = Path(sandbox.folder.name)
+        assert folder.exists()
+    assert not folder.exists()
 
 
 def test_a_call_gives_the_result_and_prints(answer_of: Callable[[str], Answer]) -> None:
@@ -184,7 +194,7 @@ def test_a_process_that_dies_costs_one_call_and_its_state(answer_of: Callable[[s
     assert answer.other("count")() == 1
 
 
-def test_a_triton_kernel_runs_in_its_interpreter(tmp_path: Path) -> None:
+def test_a_triton_kernel_runs_in_its_interpreter(sandbox: Sandbox, tmp_path: Path) -> None:
     pytest.importorskip("triton")
     source = """
 import torch
@@ -203,31 +213,54 @@ def double(x):
 """
     path = tmp_path / "a.py"
     path.write_text(source)
-    with (
-        Sandbox(preload=["triton"]) as sandbox,
-        sandbox.question(collect(path, ["double"]).source) as answer_of,
-    ):
+    with sandbox.question(collect(path, ["double"]).source, seconds=30) as answer_of:
         assert answer_of("double")(torch.tensor([1.0, 2.0])).tolist() == [2.0, 4.0]
 
 
-def test_folders_are_gone_in_the_end_and_time_is_that_of_the_process() -> None:
-    with Sandbox() as sandbox:
-        folder = Path(sandbox.folder.name)
-        with sandbox.question(
-            "import time\ndef nap():\n    time.sleep(1)\n    return 1\n", seconds=0.5
-        ) as made:
-            assert made("nap")() == 1  # waiting is not working
-            assert list(folder.iterdir())
-    assert not folder.exists()
+def test_its_folder_goes_with_a_question_and_waiting_is_not_working(sandbox: Sandbox) -> None:
+    folder = Path(sandbox.folder.name)
+    before = sorted(folder.iterdir())
+    with sandbox.question("import time\ndef nap():\n    time.sleep(1)\n    return 1\n", seconds=0.5) as made:
+        assert made("nap")() == 1
+        assert len(list(folder.iterdir())) == len(before) + 1
+    assert sorted(folder.iterdir()) == before
 
 
-def test_what_came_from_a_notebook_is_answered(tmp_path: Path) -> None:
+def test_what_came_from_a_notebook_is_answered(sandbox: Sandbox, tmp_path: Path) -> None:
     cells: list[dict[str, Any]] = [
         {"cell_type": "code", "source": text} for text in ("def f(:", "K = 2", "def f(x):\n    return x * K")
     ]
     (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
     found = collect(tmp_path / "a.ipynb", ["f", "g"])
-    with Sandbox() as sandbox, sandbox.question(found.source) as made:
+    with sandbox.question(found.source) as made:
         assert made("f")(4) == 8
         with pytest.raises(Refused, match="is missing"):
             made("g")()
+
+
+APART = """
+import os, sys
+from topk_lib.grading import locks
+try:
+    locks.apart()
+except OSError:
+    sys.exit(77)
+if os.fork() == 0:
+    print([line.split(":")[0].strip() for line in open("/proc/net/dev") if ":" in line], os.getpid())
+    try:
+        os.kill(int(sys.argv[1]), 0)
+    except ProcessLookupError:
+        print("alone")
+    sys.stdout.flush()
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_apart_there_is_no_network_and_nobody_else() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", APART, str(os.getpid())], capture_output=True, text=True, check=False
+    )
+    if run.returncode == 77:
+        pytest.skip("this system keeps namespaces for the administrator")
+    assert run.stdout == "['lo'] 1\nalone\n", run.stderr

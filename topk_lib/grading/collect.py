@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 __all__ = ["Collected", "collect"]
 
@@ -103,17 +103,17 @@ def collect(path: Path | str, functions: Sequence[str]) -> Collected:
 
 def _files(path: Path, notes: list[str]) -> Iterator[tuple[str, str]]:
     """Names and texts of notebooks and Python files. Nothing is unpacked onto the disk, no link followed."""
-    found: list[tuple[str, Callable[[], IO[bytes]]]] = []
+    found: list[tuple[str, Callable[[], Any]]] = []
     try:
         with contextlib.ExitStack() as stack:
             if path.is_dir():
                 inner = [each for each in sorted(path.rglob("*")) if each.is_file() and not each.is_symlink()]
-                found = [(str(each.relative_to(path)), partial(each.open, "rb")) for each in inner]
+                found = [(str(each.relative_to(path)), partial(open, each, "rb")) for each in inner]
             elif path.suffix.lower() == ".zip":
                 archive = stack.enter_context(zipfile.ZipFile(path))
                 found = [(each, partial(archive.open, each)) for each in sorted(archive.namelist())]
             else:
-                found = [(path.name, partial(path.open, "rb"))]
+                found = [(path.name, partial(open, path, "rb"))]
             wanted = [each for each in found if len(found) == 1 or _notebook(PurePosixPath(each[0]))]
             for name, opened in wanted[:_MOST]:
                 with opened() as file:

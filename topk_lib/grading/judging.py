@@ -381,7 +381,7 @@ def judge(check: Check, answer: Answer, seed: int | str) -> Verdict:
         with bounded():
             check.function(answer, Draw(seed, check.question, check.name))
     except Wrong as error:
-        return Verdict(0, "wrong result", plain(str(error)))
+        return Verdict(0, "wrong result", plain(str(error)[:2000]))
     except Refused as error:
         return Verdict(0, error.kind, f"{error.function or answer.name} {error}")
     except Exception as error:  # what a result of another kind does to the check

@@ -6,7 +6,7 @@ import linecache
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,9 +44,9 @@ class Counts:
     by_name: dict[str, int] = field(default_factory=dict)
 
 
-class _Count(TorchDispatchMode):
+class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.elements = 0
         self.by_name: dict[str, int] = {}
 
@@ -80,12 +80,10 @@ def _call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
 
 
 def _counted(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    interpreted = "triton.runtime.interpreter" in sys.modules
-    with (
-        _Count() as count,
-        _Leaving(count.by_name),
-        counted_reads() if interpreted else nullcontext({}) as reads,
-    ):
+    reading: AbstractContextManager[dict[str, int]] = nullcontext({})
+    if "triton.runtime.interpreter" in sys.modules:
+        reading = counted_reads()
+    with _Count() as count, _Leaving(count.by_name), reading as reads:
         result = function(*args, **kwargs)
     calls = sum(count.by_name.values())
     kernels = {f"triton {name}": numbers for name, numbers in reads.items() if numbers}

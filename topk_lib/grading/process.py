@@ -164,6 +164,8 @@ class Running:
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 count += 1
+                if count > FILES:
+                    break
                 with contextlib.suppress(OSError):
                     size += entry.stat(follow_symlinks=False).st_size
         if size > _FOLDER_LIMIT or count > FILES:

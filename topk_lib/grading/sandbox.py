@@ -4,7 +4,8 @@ What is promised of such a process, on Linux, and tested by attacks:
 
 - it reads Python's folders, topk_lib and its own working folder; no other file, and no other process. It can
   ask whether a path exists and how large it is, nothing more;
-- it writes regular files into its working folder, of 64 MB together, and nowhere else;
+- it writes regular files into its working folder, of 16 MB each and 64 MB together, and nowhere else (what it
+  deletes while it holds it open is not seen in the folder: at most 32 files);
 - it has no network, starts no process, thread or program, signals nobody, and cannot undo its locks;
 - its time, memory and files are limited, and it ends with its question;
 - nothing of the grader is in its memory or environment: the checks run here, and see plain data only. Code in
@@ -37,6 +38,7 @@ __all__ = ["Sandbox"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SO_PASSCRED = 16  # Linux
+_LOADING = 10  # seconds more than for a call: imports
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -108,16 +110,18 @@ class Sandbox:
 
         Args:
             source: the file that defines the functions, see :func:`~topk_lib.grading.collect.collect`.
-            seconds: CPU time of one call; waiting longer than three times as long (and 2 s) ends it, too.
+            seconds: CPU time of one call; it ends, too, where it does nothing for 2 seconds longer than this.
             megabytes: memory beyond what Python and PyTorch take.
+
+        Three processes run at a time: the oldest that ``fresh`` has made ends, and starts anew when asked.
         """
-        running: list[_Process] = []
+        running: list[Running] = []
         process = _Process(self, source, seconds, megabytes, running)
         try:
             yield lambda name: Answer(process, name)
         finally:
             for each in running:
-                each.end()
+                each.remove()
 
     def begin(self, seconds: float, megabytes: int) -> Running:
         """Start one process, in an empty folder of its own."""
@@ -267,9 +271,11 @@ class _Process(Session):
             if self._running:
                 self._running.remove()
             self._running = self._sandbox.begin(self.seconds, self.megabytes)
+            for old in [each for each in self._all if each.alive][:-2]:
+                old.end()
             self._all.append(self._running)
             try:
-                self._running.exchange(wire.dumps({"source": self._source}), self.seconds + 10, [])
+                self._running.exchange(wire.dumps({"source": self._source}), self.seconds + _LOADING, [])
             except Refused as error:
                 self._unloadable = Refused(error.kind, f"could not be loaded: the file {error}")
                 raise self._unloadable from None
