@@ -109,7 +109,7 @@ def class_report(form: Form, marked: Sequence[Marked], told: Sequence[str]) -> s
     lines += [f"- {_safe(one.student)}: {_safe(one.trouble)}" for one in marked if one.trouble]
     lines += [f"- {_safe(sentence)}" for sentence in told]
     lines += [
-        f"- Look at {_safe(one.student)}: {_safe(', '.join(one.doubtful))} is what honest answers seldom need."
+        f"- Look at {_safe(one.student)}: {_safe(', '.join(one.doubtful))} is what honest work seldom needs."
         for one in marked
         if one.doubtful
     ]
