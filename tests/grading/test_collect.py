@@ -1,4 +1,5 @@
 import json
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,16 @@ def test_magics_do_no_harm(tmp_path: Path, cell: str) -> None:
     found = of(tmp_path, cell)
     assert run(found)["f"](1) == 2
     assert found.notes == []
+
+
+def test_warnings_of_a_students_code_are_no_matter(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = of(
+            tmp_path, "P = '\\d'\ncount = 0\ndef f(x):\n    global count\n    count += x\n    return count"
+        )
+    assert found.notes == []
+    assert run(found)["f"](2) == 2
 
 
 def test_a_cell_of_another_language_is_told(tmp_path: Path) -> None:
