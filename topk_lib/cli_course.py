@@ -113,6 +113,7 @@ def coursework(
     """Build what students get of each assignment, its solution, its grader and the archive for Gradescope."""
     with one_sentence():
         from topk_lib.grading.build import build
+        from topk_lib.grading.grade import coursework_folder
 
-        for built in build(root, names or [], output):
+        for built in build(root or coursework_folder(), names or [], output):
             print(built.missing or f"{built.name}: {built.folder}")
