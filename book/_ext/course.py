@@ -1,4 +1,4 @@
-"""Sphinx extension of the course: recorded numbers in prose, diagrams, and what a page was built from."""
+"""Sphinx extension of the course: recorded numbers and assignments in prose, diagrams, a page's sources."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from topk_lib import claims, records
+from topk_lib.grading import master
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,6 +86,46 @@ class Claims(SphinxDirective):  # type: ignore[misc]
         # Into the page itself: the headings go there, whatever else is named.
         self.state.nested_parse(lines, self.content_offset, self.state_machine.node, match_titles=True)
         return []
+
+
+class AssignmentRole(SphinxRole):  # type: ignore[misc]
+    """``{assignment}`3` `` becomes that assignment's number, title and hours, from its master."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        found = [one for one in assignments(self.env) if str(one.number) == self.text]
+        if not found:
+            error = self.inliner.reporter.error(f"no assignment {self.text}", line=self.lineno)
+            return [nodes.Text("?")], [error]
+        text = f"{found[0].number}. {found[0].title} ({found[0].hours:g} h)"
+        return [nodes.emphasis(text, text)], []
+
+
+class Assignments(SphinxDirective):  # type: ignore[misc]
+    """A table of all assignments: hours, points and what each presumes, from the masters."""
+
+    def run(self) -> list[nodes.Node]:
+        found = assignments(self.env)
+        rows = ["| | hours | read first | questions and points | of these public | finished, it runs in |",
+                "|---|---|---|---|---|---|"]  # fmt: skip
+        for one in found:
+            questions = ", ".join(f"`{each.name}` {each.points}" for each in one.questions)
+            read = ", ".join(f"{{ref}}`{label}`" for label in one.read)
+            public = sum(each.public for each in one.questions)
+            rows.append(f"| {one.number}. {one.title} | {one.hours:g} | {read} | {questions} | {public} | "
+                        f"{one.minutes:g} min |")  # fmt: skip
+        rows.append(f"| together | {sum(one.hours for one in found):g} | | | | |")
+        lines = StringList(rows, source="coursework")
+        holder = nodes.container()
+        self.state.nested_parse(lines, self.content_offset, holder)
+        return holder.children
+
+
+def assignments(env: Any) -> list[master.Assignment]:
+    """All masters, on which the page then depends."""
+    root = ROOT / "coursework"
+    for name in master.names(root):
+        env.note_dependency(str(root / name / "master.md"))
+    return [master.read_master(root / name) for name in master.names(root)]
 
 
 def add_mermaid(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
@@ -157,6 +198,8 @@ def fill_in(app: Sphinx, config: Config) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("record", RecordRole())
     app.add_role("verdict", VerdictRole())
+    app.add_role("assignment", AssignmentRole())
+    app.add_directive("assignments", Assignments)
     app.add_directive("mermaid", Mermaid)
     app.add_directive("claims", Claims)
     app.connect("html-page-context", add_mermaid)

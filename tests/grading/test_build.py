@@ -19,18 +19,9 @@ from topk_lib.grading.build import build, differences
 from topk_lib.grading.master import read_master
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = (Path(__file__).parent / "example.md").read_text(encoding="utf-8")
+EXAMPLE = Path(__file__).parent / "example"
 NAME = "01_tiny_example"
-SECRET = "the lowest of two equal scores is asked for"
-HIDDEN = f'''
-from topk_lib.grading import expect, hidden
-
-
-@hidden("largest", points=50, about="ties")
-def ties(answer, draw):
-    """{SECRET}"""
-    expect(answer(draw.tensor(3)) >= 0, "{SECRET}")
-'''
+SECRET = "Where several scores are the largest, the lowest of their indices is asked for."
 SOLVED = ("nonzero", "max(values) - min(values)", "The widest pair")
 
 
@@ -41,9 +32,10 @@ def course(root: Path) -> Path:
     for each in (folder, private, root / "notebooks"):
         each.mkdir(parents=True)
     (root / "notebooks" / "11_hard_topk.md").write_text("(ch-hard-topk)=\n# Hard top-k\n")
-    (folder / "master.md").write_text(EXAMPLE, encoding="utf-8")
+    shutil.copy(EXAMPLE / "master.md", folder)
     (folder / "rubric.md").write_text("# Rubric\n")
-    (private / "hidden.py").write_text(HIDDEN)
+    for name in ("hidden.py", "wrong.py"):
+        shutil.copy(EXAMPLE / name, private)
     for name in ("AGENTS.md", "POLICY.md"):
         shutil.copy(ROOT / "coursework" / name, root / "coursework")
     return root / "coursework"
@@ -94,11 +86,8 @@ def test_everything_is_built(built: Path) -> None:
         assert {n.removeprefix(f"{NAME}/") for n in handed.namelist()} == student
         assert handed.read(f"{NAME}/{NAME}.ipynb") == (built / "student" / f"{NAME}.ipynb").read_bytes()
     assert set(files(built / "solution")) == {f"{NAME}.ipynb", "tests/largest.py", "tests/spread.py"}
-    tree = {
-        f"coursework/{NAME}/master.md",
-        f"coursework/{NAME}/rubric.md",
-        f"coursework/private/{NAME}/hidden.py",
-    }
+    tree = {f"coursework/{NAME}/{name}" for name in ("master.md", "rubric.md")}
+    tree |= {f"coursework/private/{NAME}/{name}" for name in ("hidden.py", "wrong.py")}
     assert set(files(built / "autograder")) == tree | {"otter.zip"}
 
 
@@ -106,7 +95,7 @@ def test_students_get_no_solution_and_nothing_hidden(built: Path) -> None:
     handed = texts(built / "student") | texts(built / f"{NAME}.zip")
     assert len(handed) == 10
     for name, text in handed.items():
-        for word in (*SOLVED, SECRET, "BEGIN", "ties(", "coursework/private"):
+        for word in (*SOLVED, SECRET, "BEGIN", "ties_go", "coursework/private"):
             assert word not in text, f"{word} is in {name}"
     solution = texts(built / "solution")
     assert all(any(word in text for text in solution.values()) for word in SOLVED)

@@ -9,7 +9,7 @@ import pytest
 from topk_lib.grading.master import Assignment, names, read_master
 from topk_lib.grading.sources import free_names, solved, starter
 
-EXAMPLE = (Path(__file__).parent / "example.md").read_text(encoding="utf-8")
+EXAMPLE = (Path(__file__).parent / "example" / "master.md").read_text(encoding="utf-8")
 NAME = "01_tiny_example"
 
 
@@ -21,7 +21,9 @@ def written(root: Path, text: str = EXAMPLE, name: str = NAME) -> Path:
     folder = root / "coursework" / name
     folder.mkdir(parents=True)
     (folder / "master.md").write_text(text, encoding="utf-8")
-    (folder / "rubric.md").write_text("# Rubric\n")
+    (folder / "examples" / "__pycache__").mkdir(parents=True)
+    for file in ("rubric.md", "examples/weak.json", "examples/__pycache__/weak.pyc"):
+        (folder / file).write_text("# Rubric\n")
     return folder
 
 
@@ -33,7 +35,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Assignment:
 def test_what_a_master_says(example: Assignment) -> None:
     assert (example.name, example.number, example.title) == (NAME, 1, "The tiny example")
     assert (example.hours, example.minutes, example.read) == (1, 1, ("ch-hard-topk",))
-    assert example.files == ("rubric.md",)
+    assert example.files == ("examples/weak.json", "rubric.md")
     assert example.imports == "import math\nimport torch"
     assert [(q.name, q.points, q.public, q.functions) for q in example.questions] == [
         ("largest", 60, 10, ("largest",)),
@@ -87,21 +89,20 @@ WRONG = [
     ("  hours: 1\n", "  hours: 1\n  weeks: 2\n", 10, "the block coursework: has the unknown key weeks"),
     ("  number: 1", "  number: 2", 12, "number 2 stands in the folder 01_tiny_example"),
     ("  read: [ch-hard-topk]", "  read: [ch-hard]", 16, "no page of the book has the label ch-hard"),
-    ("rubric.md", "rubrics.md", 17, "the file rubrics.md is not beside the master"),
-    ("points: 60, public: 10", "points: 50, public: 10", 18, "the points of the questions sum to 90"),
-    ("points: 60, public: 10", "points: 60, public: 25", 19, "25 of the 60 points of largest are public"),
-    ("points: 60, public: 10", "points: 60, public: 0", 19, "0 of the 60 points of largest are public"),
-    ("points: 60, public: 10", "points: 60.5, public: 10", 19, "points of the question largest is 60.5"),
-    ("seconds: 5, megabytes: 1500}\n    - ", "seconds: 0, megabytes: 1500}\n    - ", 19, "limits of largest"),
-    ("seconds: 5, megabytes: 1500}\n    - ", "seconds: 5}\n    - ", 19, "largest lacks megabytes"),
-    ("also: [middle]", "also: [largest]", 20, "largest is named twice"),
-    ("also: [middle]", "also: [Middle]", 20, "'Middle' cannot name a function"),
-    ("# ASSIGNMENT CONFIG\n", "# CONFIG\n", 25, "the first cell is not the raw cell # ASSIGNMENT CONFIG"),
-    ("name: 01_tiny_example\n", "name: 02_tiny_example\n", 25, "has to say name: 01_tiny_example"),
+    ("points: 60, public: 10", "points: 50, public: 10", 17, "the points of the questions sum to 90"),
+    ("points: 60, public: 10", "points: 60, public: 25", 18, "25 of the 60 points of largest are public"),
+    ("points: 60, public: 10", "points: 60, public: 0", 18, "0 of the 60 points of largest are public"),
+    ("points: 60, public: 10", "points: 60.5, public: 10", 18, "points of the question largest is 60.5"),
+    ("seconds: 5, megabytes: 1500}\n    - ", "seconds: 0, megabytes: 1500}\n    - ", 18, "limits of largest"),
+    ("seconds: 5, megabytes: 1500}\n    - ", "seconds: 5}\n    - ", 18, "largest lacks megabytes"),
+    ("also: [middle]", "also: [largest]", 19, "largest is named twice"),
+    ("also: [middle]", "also: [Middle]", 19, "'Middle' cannot name a function"),
+    ("# ASSIGNMENT CONFIG\n", "# CONFIG\n", 24, "the first cell is not the raw cell # ASSIGNMENT CONFIG"),
+    ("name: 01_tiny_example\n", "name: 02_tiny_example\n", 24, "has to say name: 01_tiny_example"),
     ("{{ policy }}", "No policy.", 1, "the handout holds {{ policy }}"),
-    ("It needs", "```{note}\nIt\n```\n\nIt needs", 32, "'```{' is MyST"),
-    ("It needs", "It needs {term}`top-k` and", 32, "'{term}`' is MyST"),
-    ("It needs {ref}`ch-hard-topk`", "It needs {ref}`ch-soft`", 32, "no page of the book has the label"),
+    ("It needs", "```{note}\nIt\n```\n\nIt needs", 31, "'```{' is MyST"),
+    ("It needs", "It needs {term}`top-k` and", 31, "'{term}`' is MyST"),
+    ("It needs {ref}`ch-hard-topk`", "It needs {ref}`ch-soft`", 31, "no page of the book has the label"),
     ("# BEGIN QUESTION\nname: largest", "# BEGIN QUESTION\nname: biggest", 0, "biggest is not in"),
     ("# BEGIN QUESTION\nname: spread", "# BEGIN QUESTION\nname: largest", 0, "largest begins twice"),
     ("# BEGIN QUESTION\nname: largest", "# BEGIN QUESTION\nname: spread", 0, "spread comes in another order"),

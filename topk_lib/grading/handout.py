@@ -40,9 +40,9 @@ if not os.path.isdir("tests") and "google.colab" in sys.modules:
     print("Choose {name}.zip, as it was handed to you.")
     zipfile.ZipFile(next(iter(files.upload()))).extractall()
     os.chdir("{name}")
-assert os.path.isdir("tests"), "unpack {name}.zip and open its notebook there"
+assert os.path.isdir("tests"), (
+    "unpack {name}.zip and open its notebook there")
 import otter
-
 grader = otter.Notebook("{name}.ipynb")
 """
 

@@ -84,7 +84,7 @@ class Assignment:
         name: the folder's, as ``01_table_detective``.
         path: of the master.
         read: labels of the pages that it presumes.
-        files: names of files beside the master that the student's copy holds too.
+        files: paths of the files that lie beside the master, which the student's copy holds too.
         imports: the import statements of the notebook, for its checks.
         cells: all cells but the raw ones, in their order.
     """
@@ -168,14 +168,23 @@ class _Reader:
         return Assignment(
             name=name, path=self.path, imports=imports, cells=tuple(cells),
             questions=tuple(self.question(q, cells, imports) for q in asked),
-            read=tuple(self.head["read"]), files=tuple(self.head.get("files", ())),
+            read=tuple(self.head["read"]), files=tuple(self.beside()),
             **{key: self.head[key] for key in ("title", "number", "hours", "device", "minutes")},
         )  # fmt: skip
+
+    def beside(self) -> Iterator[str]:
+        for path in sorted(self.path.parent.rglob("*")):
+            if (
+                path.is_file()
+                and path != self.path
+                and not {"__pycache__", ".ipynb_checkpoints"} & {*path.parts}
+            ):
+                yield path.relative_to(self.path.parent).as_posix()
 
     def front(self) -> Sequence[Mapping[str, Any]]:
         """The questions of the front matter, after its rules."""
         line = self.at("coursework:")
-        self.keys(self.head, _HEAD, {"files"}, "the block coursework:", line)
+        self.keys(self.head, _HEAD, set(), "the block coursework:", line)
         questions: list[Mapping[str, Any]] = self.head["questions"]
         seen: set[str] = set()
         for number, asked in enumerate(questions, 1):
@@ -198,9 +207,6 @@ class _Reader:
                                  "megabytes 500 or more (PyTorch alone takes some hundred)")  # fmt: skip
         if (total := sum(q["points"] for q in questions)) != 100:
             raise self.wrong(self.at("questions:"), f"the points of the questions sum to {total}, not to 100")
-        for file in self.head.get("files", ()):
-            if not (self.path.parent / file).is_file():
-                raise self.wrong(self.at("files:"), f"the file {file} is not beside the master")
         for label in self.head["read"]:
             self.label(label, self.at("read:"))
         return questions
