@@ -49,7 +49,7 @@ def same_report(answer: Answer, truth: list[Any], answers: list[Any]) -> None:
             expect(abs(yours - value) < 1e-6, f"{shown}: {row} {column} is {value:.6f}, yours {yours:.6f}")
 
 
-@hidden("report", points=4, about="values")
+@hidden("report", points=5, about="values")
 def every_number_is_right(answer: Answer, draw: Draw) -> None:
     """Every number of the report, for classes of different sizes and answers right more often than not."""
     for n in (14, 300):
@@ -109,7 +109,7 @@ def same_ends(answer: Answer, right: int, n: int, *level: float) -> None:
     )
 
 
-@hidden("interval", points=4, about="values")
+@hidden("interval", points=5, about="values")
 def interval_is_wilsons(answer: Answer, draw: Draw) -> None:
     """Both ends of Wilson's interval at 95%, for few texts and for many."""
     for most in (8, 60, 5000):
@@ -249,7 +249,7 @@ def same_matrices(answer: Answer, table: Table, digits: int) -> None:
     expect(got == right, f"{told}; they are the right ones, but not in ascending order, each once")
 
 
-@hidden("possible", points=5, about="small tables")
+@hidden("possible", points=6, about="small tables")
 def all_matrices_of_small_tables(answer: Answer, draw: Draw) -> None:
     """Small tables with supports that differ, some numbers missing, one to three digits."""
     for digits in (1, 2, 3, 2):
@@ -347,7 +347,13 @@ def one_false_number_is_named(answer: Answer, draw: Draw) -> None:
 def all_smallest_excuses(answer: Answer, draw: Draw) -> None:
     """Where several sets of the smallest size would do, all are named, in ascending order; numbers that are
     missing are in none."""
-    for share in (0.35, 0.5, 0.5):
+    m = draw.integer(20, 40)
+    for wrong in ("recall", "precision"):  # three numbers of which any two agree
+        n = [m, m]
+        right = table_of([m - draw.integer(1, 5), m - draw.integer(1, 5)], n, 3)
+        three: Table = {row: {"support": m, wrong: right[row][wrong]} for row in "01"}
+        same_excuses(answer, three | {"micro": {"f1": round(right["micro"]["f1"] - 0.21, 3)}}, 3)
+    for share in (0.35, 0.5):
         n = [draw.integer(8, 25), draw.integer(8, 25)]
         true = table_of([draw.integer(m // 2, m) for m in n], n, 2)
         table = thinned(true, draw, share)

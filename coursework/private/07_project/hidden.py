@@ -166,7 +166,7 @@ def changed(draw: Draw, text: str, times: int) -> str:
     return " ".join(words)
 
 
-@hidden("duplicates", points=4, about="values")
+@hidden("duplicates", points=5, about="values")
 def near_copies_are_found(answer: Answer, draw: Draw) -> None:
     """Texts with none, one or a few words changed, at several likenesses."""
     first = [sentence(draw.rng, draw.integer(5, 30)) for _ in range(40)]
