@@ -264,3 +264,24 @@ def test_apart_there_is_no_network_and_nobody_else() -> None:
     if run.returncode == 77:
         pytest.skip("this system keeps namespaces for the administrator")
     assert run.stdout == "['lo'] 1\nalone\n", run.stderr
+
+
+def test_a_process_ends_with_its_question(sandbox: Sandbox) -> None:
+    with sandbox.question("def f():\n    return 1\n") as answer_of:
+        answer_of("f")()
+        answer_of("f").fresh()()
+        pids = [each.pid for each in answer_of("f")._session._all]  # type: ignore[attr-defined]
+        assert len(pids) == 2
+        assert all(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_system_without_locks_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(RuntimeError, match=r"needs Linux.*WSL 2, Colab or a Linux VM; --trust"):
+        Sandbox()
+
+
+def test_what_must_be_hidden_is_not_in_reach(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="which answers can read: move it elsewhere"):
+        Sandbox(hide=[Path(sys.prefix) / "private"])
