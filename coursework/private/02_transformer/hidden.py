@@ -334,12 +334,14 @@ def improbable_tokens_and_coarse_types(answer: Answer, draw: Draw) -> None:
     logits, ids, valid = _batch(draw, [4, 4], spread=1.0)
     logits = logits.scatter(-1, (ids[:, 1] % 6 + 1)[:, None, None].expand(2, 4, 1), 150.0)
     _expects(answer, [(logits, ids, valid)], "logits of 150 beside some near 0")
-    length = 400 + draw.integer(0, 100)
+    came, length = draw.integer(0, 7), 400 + draw.integer(0, 100)
+    unlikely = torch.zeros(1, 2, 7)
+    unlikely[0, 0, came] = -20
+    pair, both = torch.full((1, 2), came), torch.ones(1, 2).bool()
     for coarse in (torch.bfloat16, torch.float16):
-        long, names, real = _batch(draw, [2], spread=1.0)
-        long, names = draw.normal(1, length, 7).to(coarse), draw.tensor(1, length, high=7).long()
-        real = torch.ones(1, length).bool()
-        _expects(answer, [(long, names, real)], f"{length} tokens, logits in {coarse}")
+        _expects(answer, [(unlikely.to(coarse), pair, both)], f"a surprise of 21.8 nats, logits in {coarse}")
+        long, ids = draw.normal(1, length, 7).to(coarse), draw.tensor(1, length, high=7).long()
+        _expects(answer, [(long, ids, torch.ones(1, length).bool())], f"{length} tokens, logits in {coarse}")
 
 
 # leaks
