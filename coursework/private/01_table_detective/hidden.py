@@ -310,7 +310,10 @@ def excuses(written: str, digits: int) -> list[list[str]]:
     for name, value, values in given_numbers(table):
         bits |= far(values, value, digits).astype(np.int64) << len(names)
         names.append(name)
-    found = [[name for i, name in enumerate(names) if one >> i & 1] for one in np.unique(bits).tolist()]
+    found = [
+        [name for i, name in enumerate(names) if one >> i & 1]
+        for one in np.flatnonzero(np.bincount(bits.ravel()))
+    ]
     fewest = min(map(len, found))
     return sorted(sorted(one) for one in found if len(one) == fewest)
 

@@ -368,7 +368,10 @@ def the_excuses(table: Table, digits: int, fault: str = "", numbers: str = "") -
     within = (1.0 if fault == "wide" else 0.5) * 10.0**-digits + 1e-9
     for i, (_, value, values) in enumerate(given):
         bits |= (~(np.abs(values - value) <= within)).astype(np.int64) << i
-    found = [[given[i][0] for i in range(len(given)) if one >> i & 1] for one in np.unique(bits).tolist()]
+    found = [
+        [given[i][0] for i in range(len(given)) if one >> i & 1]
+        for one in np.flatnonzero(np.bincount(bits.ravel())).tolist()
+    ]
     if fault == "largest":
         found = [[name for name, *_ in given if name not in one] for one in found]
         most = max(map(len, found))
@@ -437,8 +440,10 @@ def misprints_of_recalls(table: Table, digits: int = 3) -> Any:
 def misprints_by_size(table: Table, digits: int = 3) -> Any:
     within = 0.5 * 10.0**-digits + 1e-9
     given = sorted((name, np.abs(values - value) > within) for name, value, values in the_numbers(table))
-    patterns = np.unique(np.stack([miss.ravel() for _, miss in given], 1), axis=0) if given else [()]
-    sets = [frozenset(i for i, bad in enumerate(row) if bad) for row in patterns]
+    shape = [table[row]["support"] + 1 for row in "01"]
+    codes = sum((bad * 2**i for i, (_, bad) in enumerate(given)), np.zeros(shape, dtype=np.int64))
+    seen = np.flatnonzero(np.bincount(codes.ravel())).tolist()
+    sets = [frozenset(i for i in range(len(given)) if code // 2**i % 2) for code in seen]
     for size in range(len(given) + 1):
         found = [c for c in combinations(range(len(given)), size) if any(one <= set(c) for one in sets)]
         if found:
