@@ -12,7 +12,7 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def twice(x, out, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     column = tl.arange(0, BLOCK)
     first = tl.load(x)
@@ -20,7 +20,7 @@ def twice(x, out, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     tl.store(out + column, row + first, mask=column < n)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def bins(x, out, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     column = tl.arange(0, BLOCK)
     value = tl.load(x + column, mask=column < n, other=0)
