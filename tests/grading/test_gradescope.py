@@ -80,7 +80,7 @@ def test_in_its_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The student's name is the one of a download of all submissions, so the inputs are the same."""
-    called = {}
+    called: dict[str, object] = {}
 
     def grade(folder: Path, assignment: str, **options: object) -> Graded:
         from topk_lib.grading.submissions import find_submissions

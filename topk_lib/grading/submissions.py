@@ -151,7 +151,7 @@ def _submission(name: str, path: Path) -> Submission:
         trouble = _trouble(path, files)
     except OSError as error:
         at, trouble = None, f"{path.name} cannot be read: {error.strerror}."
-    return Submission(name, path, trouble, at and datetime.fromtimestamp(at, timezone.utc))
+    return Submission(name, path, trouble, None if at is None else datetime.fromtimestamp(at, timezone.utc))
 
 
 def _trouble(path: Path, files: list[Path]) -> str:
