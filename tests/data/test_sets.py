@@ -27,7 +27,11 @@ def no_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("name", list(SETS))
+LABELLED = [name for name, one in SETS.items() if not one.columns]
+TASKS = [name for name, one in SETS.items() if one.columns]
+
+
+@pytest.mark.parametrize("name", LABELLED)
 def test_the_embedded_sets_are_what_they_should_be(name: str) -> None:
     rows = [json.loads(line) for line in (CORPUS_FILE.parent / f"{name}.jsonl").read_text().splitlines()]
     assert len(rows) >= 150
@@ -112,3 +116,54 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("TOPK_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no folder 'clinc_oos' in .*TOPK_DATA"):
         load_set("clinc_oos")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_sets_of_tasks_have_the_columns_of_the_hub(name: str) -> None:
+    parts = {split: load_set(name, "embedded", split=split, quiet=True) for split in ("train", "dev", "test")}
+    for data in parts.values():
+        assert tuple(data.column_names) == SETS[name].columns
+        assert source_of(data) == EMBEDDED
+    assert sum(map(len, parts.values())) >= 150
+    drawn = load_set(name, "embedded", n=5, seed=1, quiet=True)
+    assert len(drawn) == 5
+    assert drawn[0] in list(parts["train"])
+    with pytest.raises(ValueError, match="n must be at least 1"):
+        load_set(name, "embedded", n=0)
+
+
+def test_tags_have_their_names_and_numbers() -> None:
+    tags = load_set("wnut_17", "embedded", split="test", quiet=True).features["ner_tags"].feature
+    assert tags.names[:3] == ["O", "B-corporation", "I-corporation"]
+    assert len(tags.names) == 13
+
+
+def paragraphs(folder: Path, language: str, copies: int = 3) -> None:
+    rows = [
+        {"id": f"{i}-{c}", "context": f"{language} {i}", "question": f"{c}?",
+         "answers": {"text": ["x"], "answer_start": [0]}}
+        for i in range(20) for c in range(copies)
+    ]  # fmt: skip
+    folder.mkdir(parents=True)
+    Dataset.from_list(rows).to_parquet(folder / "validation-00000-of-00001.parquet")
+
+
+def test_paragraphs_stay_together_and_are_the_same_ones_in_every_language(tmp_path: Path) -> None:
+    for language in ("en", "zh"):
+        paragraphs(tmp_path / "xquad" / f"xquad.{language}", language)
+
+    def ids(language: str, split: str) -> list[str]:
+        return list(load_set("xquad", tmp_path, config=language, split=split, quiet=True)["id"])
+
+    parts = {split: ids("en", split) for split in ("train", "dev", "test")}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 24, "dev": 6, "test": 30}
+    assert len({one for part in parts.values() for one in part}) == 60
+    whole = [{one.split("-")[0] for one in part} for part in parts.values()]
+    assert not whole[0] & whole[2] | whole[1] & whole[2] | whole[0] & whole[1]
+    assert parts["test"] == ids("zh", "test")
+    with pytest.raises(ValueError, match="no variant 'fr': choose one of en, zh, de"):
+        load_set("xquad", tmp_path, config="fr")
+    with pytest.raises(ValueError, match=r"nothing in xquad\.de"):
+        load_set("xquad", "embedded", config="de")
+    with pytest.raises(ValueError, match="it has none"):
+        load_set("multi30k", "embedded", config="fr")

@@ -2,6 +2,7 @@
 
 from topk_lib.data.labels import Labels, labels_of, match_labels
 from topk_lib.data.pairs import load_pairs
+from topk_lib.data.ratings import Ratings, load_ratings
 from topk_lib.data.reviews import (
     CORPUS_FILE,
     EMBEDDED,
@@ -19,11 +20,13 @@ __all__ = [
     "EMBEDDED",
     "SETS",
     "Labels",
+    "Ratings",
     "TextStream",
     "as_texts",
     "fingerprint",
     "labels_of",
     "load_pairs",
+    "load_ratings",
     "load_reviews",
     "load_set",
     "match_labels",
