@@ -165,7 +165,6 @@ def run(folder: Path, cells: list[str], before: str = "") -> str:
         f"socket.socket.connect = refused\n{before}\n"
         f"for cell in {cells!r}:\n"
         "    done = shell.run_cell(cell)\n"
-        "    print(repr(done.result))\n"
         "    if not done.success: break\n"
         "print('to the end:', done.success)\n"
     )

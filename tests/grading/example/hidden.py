@@ -11,7 +11,9 @@ from topk_lib.grading import Answer, Draw, expect, hidden
 def ties_go_to_the_lowest_index(answer: Answer, draw: Draw) -> None:
     """Where several scores are the largest, the lowest of their indices is asked for."""
     scores = draw.tensor(9, low=0, high=3)
-    right = scores.tolist().index(scores.max())
+    places = draw.rng.choice(9, size=2, replace=False)
+    scores[places] = 3
+    right = int(places.min())
     got = answer(scores)
     expect(got == right, f"for scores {scores.tolist()} the index is {right}, yours {got}")
 
@@ -20,18 +22,19 @@ def ties_go_to_the_lowest_index(answer: Answer, draw: Draw) -> None:
 def all_scores_may_be_negative(answer: Answer, draw: Draw) -> None:
     """Scores may all be below zero, and one that is minus infinity is still a score."""
     scores = draw.normal(7) - 20
-    scores[draw.integer(0, 7)] = -torch.inf
+    scores[0] = -torch.inf
     got = answer(scores)
     right = int(scores.argmax())
     expect(got == right, f"for scores {scores.tolist()} the index is {right}, yours {got}")
 
 
-@hidden("spread", points=20, about="one value")
-def one_value_has_no_spread(answer: Answer, draw: Draw) -> None:
-    """The spread of one number is 0."""
-    value = draw.integer(-9, 9)
-    got = answer([value])
-    expect(got == 0, f"for [{value}] it is 0, yours {got}")
+@hidden("spread", points=20, about="order")
+def the_order_does_not_matter(answer: Answer, draw: Draw) -> None:
+    """Smallest and largest may stand anywhere."""
+    low, width = draw.integer(-9, 9), draw.integer(2, 9)
+    values = [low + 1, low, low + width, low + 1]
+    got = answer(values)
+    expect(got == width, f"for {values} it is {width}, yours {got}")
 
 
 @hidden("spread", points=10, about="the middle")
