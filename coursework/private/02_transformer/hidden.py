@@ -54,7 +54,7 @@ def _attention(
                     rows.append((keys @ q[b, h, t] * scale).softmax(0) @ values)
                 else:
                     rows.append(torch.zeros(v.shape[-1], dtype=torch.float64))
-        texts.append(torch.stack(rows).unflatten(0, (q.shape[1], q.shape[2])))
+        texts.append(torch.stack(rows).view(q.shape[1], q.shape[2], -1))
     return torch.stack(texts)
 
 

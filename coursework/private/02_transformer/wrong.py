@@ -207,7 +207,7 @@ def _block(
 
     def heads(x: Tensor, part: str) -> Tensor:
         own = f"self_attn.{part}_norm"
-        cut = linear(x, f"self_attn.{part}_proj").unflatten(-1, (-1, size)).transpose(1, 2)
+        cut = linear(x, f"self_attn.{part}_proj").view(*x.shape[:2], -1, size).transpose(1, 2)
         norms = f"{own}.weight" in weights and head_norm != "none"
         if norms and head_norm == "before":
             cut = normed(cut, own)
@@ -366,11 +366,13 @@ def _surprise(batch: Any, both: bool = True, shift: bool = True, coarse: bool = 
     """Surprises in nats of the tokens of a batch that count, text after text."""
     logits, ids, valid = batch
     logits = logits if coarse else logits.double()
-    if not shift:
-        return -logits[valid].log_softmax(-1).gather(-1, ids[valid][:, None])[:, 0]
-    counts = valid[:, 1:] & valid[:, :-1] if both else valid[:, 1:]
-    said, came = logits[:, :-1][counts], ids[:, 1:][counts]
-    return -said.log_softmax(-1).gather(-1, came[:, None])[:, 0]
+    if shift:
+        counts = valid[:, 1:] & valid[:, :-1] if both else valid[:, 1:]
+        logits, ids = logits[:, :-1][counts], ids[:, 1:][counts]
+    else:
+        logits, ids = logits[valid], ids[valid]
+    nats: Tensor = -logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
+    return nats
 
 
 def _exp(nats: Tensor) -> float:
