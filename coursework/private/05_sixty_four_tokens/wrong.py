@@ -331,7 +331,8 @@ def _gaps(first: Rows, second: Rows, comparisons: int) -> np.ndarray:
         raise ValueError("the same seeds and reviews twice")
     if comparisons < 1:
         raise ValueError("at least one comparison")
-    return np.array(first, float) - np.array(second, float)
+    gaps: np.ndarray = np.array(first, float) - np.array(second, float)
+    return gaps
 
 
 def _told(gaps: np.ndarray, reach: float) -> dict[str, Any]:
