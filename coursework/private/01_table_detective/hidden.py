@@ -344,6 +344,11 @@ def one_false_number_is_named(answer: Answer, draw: Draw) -> None:
         row, column = draw.choice(ROWS), draw.choice(COLUMNS)
         table[row][column] = round(abs(table[row][column] - 0.137), 3)
         same_excuses(answer, table, 3)
+    n, hit = [37, 41], draw.integer(20, 37)  # off by one in the last digit, on the side of the true value
+    table = table_of([hit, draw.integer(20, 41)], n, 3)
+    near = table["0"]["recall"]
+    table["0"]["recall"] = round(near + (0.001 if hit / 37 > near else -0.001), 3)
+    same_excuses(answer, table, 3)
 
 
 @hidden("misprints", points=4, about="several excuses")
