@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import re
 import subprocess
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
@@ -117,14 +118,20 @@ class Assignments(SphinxDirective):  # type: ignore[misc]
         lines = StringList(rows, source="coursework")
         holder = nodes.container()
         self.state.nested_parse(lines, self.content_offset, holder)
-        return holder.children
+        return list(holder.children)
 
 
 def assignments(env: Any) -> list[master.Assignment]:
     """All masters, on which the page then depends."""
+    found = _masters()
+    for one in found:
+        env.note_dependency(str(one.path))
+    return found
+
+
+@cache
+def _masters() -> list[master.Assignment]:
     root = ROOT / "coursework"
-    for name in master.names(root):
-        env.note_dependency(str(root / name / "master.md"))
     return [master.read_master(root / name) for name in master.names(root)]
 
 

@@ -39,8 +39,8 @@ def weeks(title: str) -> list[tuple[int, list[str], list[int], list[int]]]:
     rows = []
     for row in re.findall(r"^\| \d+ \|.*\|$", table, re.MULTILINE):
         week, chapters, out, due = (part.strip() for part in row.strip("|").split("|"))
-        numbers = [[int(n) for n in re.findall(r"\{assignment\}`(\d+)`", part)] for part in (out, due)]
-        rows.append((int(week), re.findall(r"\{ref\}`([\w-]+)`", chapters), *numbers))
+        given, back = ([int(n) for n in re.findall(r"\{assignment\}`(\d+)`", part)] for part in (out, due))
+        rows.append((int(week), re.findall(r"\{ref\}`([\w-]+)`", chapters), given, back))
     return rows
 
 
@@ -110,7 +110,7 @@ def test_the_pages_example_tells_right_from_wrong(tmp_path: Path) -> None:
         exec(question.solution, solved)
         hidden = sum(check.points for check in private.hidden if check.question == question.name)
         assert hidden == question.points - question.public
-    answers = [(True, {})]
+    answers: list[tuple[bool, dict[str, Any]]] = [(True, {})]
     answers += [(True, {known.name: known.function}) for known in private.right]
     answers += [(False, {known.name: known.function}) for known in private.wrong]
     assert len(private.wrong) >= 3

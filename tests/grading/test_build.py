@@ -178,16 +178,17 @@ def run(folder: Path, cells: list[str], before: str = "") -> str:
 
 def test_the_handout_runs_and_its_solution_passes_the_public_checks(built: Path, tmp_path: Path) -> None:
     shutil.copytree(built / "student", tmp_path / "student")
-    untouched = run(tmp_path / "student", code(built / "student"))
-    assert "to the end: True" in untouched
+    solved = code(built / "solution")
+    line = ["print('=====')"]
+    wrong = [cell.replace(".max()", ".min()") for cell in solved]
+    said = run(tmp_path / "student", [*code(built / "student"), *line, *solved, *line, *wrong])
+    assert said.endswith("to the end: True\n")
+    untouched, finished, mistaken = said.split("=====")
     assert untouched.count("largest: nothing is written here yet") == 3  # two checks, one guarded call
     assert "All test cases passed" not in untouched
-    finished = run(tmp_path / "student", code(built / "solution"))
-    assert "to the end: True" in finished
     assert finished.count("All test cases passed") == 2
     assert "Public checks carry 10 of the 60 points of largest; hidden ones carry the rest." in finished
-    wrong = [cell.replace(".max()", ".min()") for cell in code(built / "solution")]
-    assert "for scores [1, 3, 2] the index is 1, yours is 0" in run(tmp_path / "student", wrong)
+    assert "for scores [1, 3, 2] the index is 1, yours is 0" in mistaken
 
 
 def test_on_colab_the_first_cell_asks_for_the_archive(built: Path, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def _read(path: Path) -> Any:
 def _bytes(notebook: Any) -> bytes:
     import nbformat
 
-    return (nbformat.writes(nbformat.from_dict(notebook)) + "\n").encode()
+    return f"{nbformat.writes(nbformat.from_dict(notebook))}\n".encode()
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
