@@ -78,7 +78,7 @@ def grade(
     if found.failed:
         typer.secho(
             f"topk-lib: {len(found.failed)} questions could not be marked (the same command tries again): "
-            + "; ".join(found.failed),
+            + "; ".join([*found.failed[:3], *["..."] * (len(found.failed) > 3)]),
             fg="red", err=True,
         )  # fmt: skip
         raise typer.Exit(1)

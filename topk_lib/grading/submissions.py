@@ -101,7 +101,6 @@ def find_submissions(folder: Path) -> tuple[list[Submission], list[str]]:
                 files = " and ".join(sorted(each.path.name for each in several))
                 one = replace(one, trouble=f"There are several submissions, {files}: leave only the one "
                               "that counts.")  # fmt: skip
-                told.append(f"{student} is not marked: {one.trouble}")
             kept.append(one)
     return sorted(kept, key=lambda one: (one.student.casefold(), one.student)), told
 
