@@ -82,6 +82,12 @@ def finetune(
     n_train: Annotated[int | None, typer.Option(help="Draw so many reviews. [default: all]")] = None,
     n_eval: Annotated[int | None, typer.Option(help="Draw so many reviews. [default: all]")] = None,
     evaluate_on: Annotated[str, typer.Option(help="test, or dev to choose settings.")] = "test",
+    lora: Annotated[
+        int | None, typer.Option(help="Train only products of this rank beside the weights (and the head).")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop when so many checkpoints in a row were no better on dev.")
+    ] = None,
     search: Annotated[
         int | None,
         typer.Option(help="First so many trials on the dev split, to choose learning rate and batch size."),
@@ -118,6 +124,8 @@ def finetune(
         "n_train": n_train,
         "n_eval": n_eval,
         "evaluate_on": evaluate_on,
+        "lora": lora,
+        "patience": patience,
         "quiet": quiet or as_json,
     }
     with one_sentence():

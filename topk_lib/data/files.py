@@ -31,11 +31,15 @@ _SPLITS = {
 
 
 class Rows(NamedTuple):
-    """The columns text and label as they stand in the files, and the class names where these have them."""
+    """The columns text and label as they stand in the files, and the class names where these have them.
+
+    ``pairs`` is the column text_pair, the second text of each row; None where the files have none.
+    """
 
     texts: list[Any]
     labels: list[Any]
     names: list[str] | None
+    pairs: list[Any] | None = None
 
 
 def canonical(split: str) -> str:
@@ -166,6 +170,7 @@ def read_files(paths: Sequence[Path]) -> Rows:
     texts: list[Any] = []
     labels: list[Any] = []
     names: list[str] | None = None
+    pairs: list[Any] | None = None
     for number, path in enumerate(paths):
         try:
             rows = _read(path)
@@ -182,10 +187,13 @@ def read_files(paths: Sequence[Path]) -> Rows:
             raise ValueError(_broken(path, error)) from error
         if number and rows.names != names:
             raise ValueError(f"{path} has other classes ({rows.names}) than {paths[0].name} ({names})")
+        if number and (rows.pairs is None) != (pairs is None):
+            raise ValueError(f"{path} and {paths[0].name}: only one has a column text_pair: give it to both")
         names = rows.names
         texts += rows.texts
         labels += rows.labels
-    return Rows(texts, labels, names)
+        pairs = None if rows.pairs is None else [*(pairs or []), *rows.pairs]
+    return Rows(texts, labels, names, pairs)
 
 
 def _broken(path: Path, error: Exception) -> str:
@@ -211,8 +219,15 @@ def _read(path: Path) -> Rows:
         if kind in (".csv", ".tsv")
         else _read_json(path, text)
     )
-    pairs = list(rows)
-    return Rows([text for text, _ in pairs], [label for _, label in pairs], None)
+    found = list(rows)
+    seconds = [pair for _, pair, _ in found]
+    with_pairs = any(pair is not None for pair in seconds)
+    return Rows(
+        [text for text, _, _ in found],
+        [label for _, _, label in found],
+        None,
+        seconds if with_pairs else None,
+    )
 
 
 def _read_table(path: Path) -> Rows:
@@ -229,7 +244,8 @@ def _read_table(path: Path) -> Rows:
     label = Features.from_arrow_schema(table.schema)["label"]
     label = getattr(label, "feature", label)
     names = list(label.names) if isinstance(label, ClassLabel) else None
-    return Rows(table["text"].to_pylist(), table["label"].to_pylist(), names)
+    pairs = table["text_pair"].to_pylist() if "text_pair" in table.column_names else None
+    return Rows(table["text"].to_pylist(), table["label"].to_pylist(), names, pairs)
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
@@ -242,13 +258,14 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
             )
 
 
-def _read_csv(path: Path, text: str, separator: str) -> Iterator[tuple[str, str]]:
+def _read_csv(path: Path, text: str, separator: str) -> Iterator[tuple[str, str | None, str]]:
     most = csv.field_size_limit(2**31 - 1)  # Python refuses texts over 131,072 characters
     reader = csv.reader(_lines(text), delimiter=separator, strict=True)
     try:
         columns = next(row for row in reader if row)
         _check_columns(path, columns)
         places = columns.index("text"), columns.index("label")
+        second = columns.index("text_pair") if "text_pair" in columns else None
         for row in reader:
             if not row:
                 continue
@@ -258,7 +275,7 @@ def _read_csv(path: Path, text: str, separator: str) -> Iterator[tuple[str, str]
                     f"{len(columns)}: put a text that holds a {'comma' if separator == ',' else 'tab'} "
                     "in quotes"
                 )
-            yield row[places[0]], row[places[1]]
+            yield row[places[0]], None if second is None else row[second], row[places[1]]
     except csv.Error as error:
         raise ValueError(
             f"{path}, line {reader.line_num}: {error} (a quote is open, or stands in the middle of a field): "
@@ -273,7 +290,7 @@ def _lines(text: str) -> Iterator[str]:
     return (found[0] for found in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+$", text))
 
 
-def _read_json(path: Path, text: str) -> Iterator[tuple[Any, Any]]:
+def _read_json(path: Path, text: str) -> Iterator[tuple[Any, Any, Any]]:
     if text.lstrip().startswith("["):
         word, rows = "record", list(enumerate(_parsed(path, 1, text), 1))
     else:
@@ -288,7 +305,7 @@ def _read_json(path: Path, text: str) -> Iterator[tuple[Any, Any]]:
                 f"{path}, {word} {number}, has no column {lacking!r} (it has {', '.join(row)}): "
                 "name the columns text and label"
             )
-        yield row["text"], row["label"]
+        yield row["text"], row.get("text_pair"), row["label"]
 
 
 def _parsed(path: Path, line: int, text: str) -> Any:

@@ -65,12 +65,17 @@ def labels_of(reviews: Dataset) -> Labels:
     raise ValueError(f"the labels are of the kind {feature}: load the set with load_reviews")
 
 
-def with_labels(texts: Sequence[str], values: Sequence[Any], labels: Labels) -> Dataset:
-    """A set with the columns text and label, whose label column knows its names."""
+def with_labels(
+    texts: Sequence[str], values: Sequence[Any], labels: Labels, pairs: Sequence[str] | None = None
+) -> Dataset:
+    """A set with the columns text and label, whose label column knows its names; text_pair where given."""
     names = None if labels.problem == NUMBER else ClassLabel(names=list(labels.names))
     feature = {CLASS: names, NUMBER: Value("float64"), SEVERAL: List(names)}[labels.problem]
-    features = Features({"text": Value("string"), "label": feature})
-    return Dataset.from_dict({"text": list(texts), "label": list(values)}, features=features)
+    columns = {"text": list(texts), "label": list(values)}
+    features = {"text": Value("string"), "label": feature}
+    if pairs is not None:
+        columns["text_pair"], features["text_pair"] = list(pairs), Value("string")
+    return Dataset.from_dict(columns, features=Features(features))
 
 
 def match_labels(reviews: Dataset, labels: Labels, whose: str) -> Dataset:
@@ -109,7 +114,8 @@ def match_labels(reviews: Dataset, labels: Labels, whose: str) -> Dataset:
             )
         new = {i: ids[own.names[i]] for i in used}
         values = [sorted(new[i] for i in v) if own.problem == SEVERAL else new[v] for v in values]
-    matched = with_labels(reviews["text"], values, labels)
+    pairs = reviews["text_pair"] if "text_pair" in reviews.column_names else None
+    matched = with_labels(reviews["text"], values, labels, pairs)
     matched.info.description = reviews.info.description
     return matched
 

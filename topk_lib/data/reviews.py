@@ -76,7 +76,8 @@ def load_reviews(
 
     Returns:
         A ``datasets.Dataset`` with columns ``text`` (HTML line breaks turned into newlines) and
-        ``label``: class ids (of film reviews: 0 negative, 1 positive), float64 numbers, or lists of ids.
+        ``label``: class ids (of film reviews: 0 negative, 1 positive), float64 numbers, or lists of ids;
+        and ``text_pair``, the second text of each, where the files have this column.
 
     Raises:
         FileNotFoundError: the named folder is not there.
@@ -114,6 +115,8 @@ def fingerprint(reviews: Dataset) -> str:
     digest = hashlib.sha256()
     for text, label in zip(reviews["text"], reviews["label"], strict=True):
         digest.update(f"{label}\t{text}\0".encode())
+    for pair in reviews["text_pair"] if "text_pair" in reviews.column_names else ():
+        digest.update(f"{pair}\0".encode())
     return digest.hexdigest()[:16]
 
 
@@ -280,12 +283,14 @@ def checked(rows: Rows, label: str, split: str, imdb: bool) -> Dataset:
         raise ValueError(f"{where}, is empty: at least one review is needed")
     try:
         texts = as_texts(rows.texts, "row")
+        pairs = None if rows.pairs is None else as_texts(rows.pairs, "text_pair of row")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}, {error}") from None
     values, labels = read_labels(rows.labels, rows.names, where)
     if imdb and labels == Labels(CLASS, ("0", "1")):
         labels = Labels(CLASS, IMDB_NAMES)
-    return with_labels([breaks_to_newlines(text) for text in texts], values, labels)
+    seconds = None if pairs is None else [breaks_to_newlines(text) for text in pairs]
+    return with_labels([breaks_to_newlines(text) for text in texts], values, labels, seconds)
 
 
 def counted(data: Dataset) -> str:

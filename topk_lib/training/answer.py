@@ -17,7 +17,9 @@ from topk_lib.training.metrics import measure
 from topk_lib.training.settings import Settings, checked_settings
 from topk_lib.training.trainer import logits_of, make_trainer
 
-__all__ = ["answers", "evaluate", "labels_of_model", "load_model", "predict", "tokenize"]
+__all__ = [
+    "answers", "columns_of", "evaluate", "labels_of_model", "load_model", "predict", "second_of", "tokenize",
+]  # fmt: skip
 
 
 def load_model(folder: str | Path) -> tuple[TopKForSequenceClassification, Any, int | None]:
@@ -70,6 +72,26 @@ def tokenize(tokenizer: Any, texts: Iterable[str], max_length: int | None = None
     return ids
 
 
+def columns_of(
+    model: Any, tokenizer: Any, texts: Iterable[str], pairs: Iterable[str] | None, max_length: int | None
+) -> dict[str, list[list[int]]]:
+    """What a model reads of texts, or of pairs of texts: ``input_ids``, and ``token_type_ids`` of pairs."""
+    texts = as_texts(texts)
+    if pairs is None:
+        return {"input_ids": tokenize(tokenizer, texts, max_length)}
+    with errors_only():
+        read = tokenizer(
+            texts, as_texts(pairs, "text_pair"), truncation=max_length is not None, max_length=max_length
+        )
+    names = ("input_ids", "token_type_ids") if model.reads_token_types else ("input_ids",)
+    return {name: read[name] for name in names}
+
+
+def second_of(reviews: Dataset) -> list[str] | None:
+    """The second text of each row, where the set has pairs."""
+    return list(reviews["text_pair"]) if "text_pair" in reviews.column_names else None
+
+
 def labels_of_model(model: Any) -> Labels:
     """The problem that a model solves, and the names of its classes."""
     config = model.config
@@ -96,7 +118,7 @@ def evaluate(
     loaded = load_model(folder)
     labels = labels_of_model(loaded[0])
     reviews = match_labels(load_reviews(source, split=split, n=n, quiet=quiet), labels, "the model")
-    logits = _logits(folder, loaded, list(reviews["text"]), quiet)
+    logits = _logits(folder, loaded, list(reviews["text"]), second_of(reviews), quiet)
     return measure(labels, list(reviews["label"]), logits)[0]
 
 
@@ -139,18 +161,22 @@ def answers(
     labels = labels_of_model(loaded[0])
     if not texts:
         return labels, []
-    logits = _logits(folder, loaded, texts, quiet)
+    logits = _logits(folder, loaded, texts, None, quiet)
     return labels, probabilities(logits, loaded[0].config).tolist()
 
 
 def _logits(
-    folder: str | Path, loaded: tuple[Any, Any, int | None], texts: Sequence[str], quiet: bool
+    folder: str | Path,
+    loaded: tuple[Any, Any, int | None],
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    quiet: bool,
 ) -> torch.Tensor:
     """(texts, labels) float32."""
     model, tokenizer, max_length = loaded
-    ids = tokenize(tokenizer, texts, max_length)
+    read = columns_of(model, tokenizer, texts, pairs, max_length)
     trainer = make_trainer(model, tokenizer, _settings(Path(folder)), Path(folder), quiet)
-    logits = logits_of(trainer, Dataset.from_dict({"input_ids": ids}))
+    logits = logits_of(trainer, Dataset.from_dict(read))
     if not torch.isfinite(logits).all():
         raise RuntimeError(
             f"the model in {folder} answers with what is no number: its training diverged, or its weights "

@@ -15,13 +15,24 @@ from datasets import Dataset
 from safetensors import SafetensorError
 from transformers import set_seed
 
-from topk_lib.data import Labels, fingerprint, labels_of, source_of, train_and_eval
+from topk_lib.data import (
+    Labels,
+    fingerprint,
+    labels_of,
+    load_reviews,
+    match_labels,
+    source_of,
+    train_and_eval,
+)
 from topk_lib.data.labels import CLASS, NUMBER, SEVERAL
+from topk_lib.data.reviews import draw
 from topk_lib.models import TopKForSequenceClassification, errors_only
 from topk_lib.selectors import Selector, TaughtSelector
 from topk_lib.training import folder as places
-from topk_lib.training.answer import load_model, tokenize
+from topk_lib.training.adapt import adapt, merge
+from topk_lib.training.answer import columns_of, load_model, second_of
 from topk_lib.training.attribution import attributions
+from topk_lib.training.card import write_card
 from topk_lib.training.metrics import measure
 from topk_lib.training.settings import Settings, checked_settings, layers_kept
 from topk_lib.training.together import check_same, together
@@ -95,6 +106,11 @@ def finetune(
             - ``attention_dropout``: see :func:`~topk_lib.models.load_encoder`.
             - ``n_train``, ``n_eval``: draw so many reviews; None: all.
             - ``evaluate_on``: "test", or "dev" to choose settings.
+            - ``lora``: train no weights of the encoder but the head, and a product of this rank beside each
+              matrix that makes queries and values, see :func:`~topk_lib.training.adapt.adapt`; at the end
+              it is written into the weights. It wants a learning rate some ten times as high.
+            - ``patience``: stop when the loss on the dev split was no better than its best at so many
+              checkpoints (ten an epoch) in a row, and keep the best; the dev split is then not trained on.
 
     Raises:
         ValueError: a setting is out of its range; ``output`` holds a run with other settings or reviews, or
@@ -111,12 +127,18 @@ def finetune(
         _check_settings(folder, settings)
         train, held_out = train_and_eval(
             source,
-            evaluate_on=settings.evaluate_on,
+            evaluate_on="dev" if settings.patience else settings.evaluate_on,
             n_train=settings.n_train,
             n_eval=settings.n_eval,
             seed=settings.seed,
             quiet=quiet or not main,
         )
+        dev = held_out if settings.patience else None
+        if settings.patience and settings.evaluate_on == "test":
+            held_out = load_reviews(source, split="test", quiet=quiet or not main)
+            held_out = match_labels(held_out, labels_of(train), "the training split")
+            if settings.n_eval is not None:
+                held_out = draw(held_out, settings.n_eval, 0, source_of(train))
         data = {
             "source": source_of(train),
             "n_train": len(train),
@@ -124,11 +146,19 @@ def finetune(
             "train_fingerprint": fingerprint(train),
             "eval_fingerprint": fingerprint(held_out),
         }
-        return _done(folder, data) or _train(folder, settings, data, train, held_out, quiet)
+        if dev is not None:
+            data |= {"n_dev": len(dev), "dev_fingerprint": fingerprint(dev)}
+        return _done(folder, data) or _train(folder, settings, data, train, held_out, dev, quiet)
 
 
 def _train(
-    folder: Path, settings: Settings, data: dict[str, Any], train: Dataset, held_out: Dataset, quiet: bool
+    folder: Path,
+    settings: Settings,
+    data: dict[str, Any],
+    train: Dataset,
+    held_out: Dataset,
+    dev: Dataset | None,
+    quiet: bool,
 ) -> FinetuneResult:
     labels = labels_of(train)
     if labels.problem == CLASS and len(set(train["label"])) < 2:
@@ -158,16 +188,25 @@ def _train(
         raise ValueError(
             f"k must be above {special}, got {settings.k}: {special} tokens of each text are special ones"
         )
+    if settings.lora is not None:
+        model.encoder = adapt(model.encoder, "lora", size=settings.lora)
     clock = _Clock()
-    ids = tokenize(tokenizer, train["text"], settings.max_length)
-    values = list(train["label"])
-    _fit(model.selector, ids, values, labels, settings)
-    if labels.problem == SEVERAL:
-        values = [[float(i in value) for i in range(len(labels.names))] for value in values]
-    train_set = Dataset.from_dict({"input_ids": ids, "label": values})
-    eval_set = Dataset.from_dict({"input_ids": tokenize(tokenizer, held_out["text"], settings.max_length)})
+
+    def read(reviews: Dataset) -> dict[str, list[list[int]]]:
+        return columns_of(model, tokenizer, reviews["text"], second_of(reviews), settings.max_length)
+
+    def learnt(reviews: Dataset) -> Dataset:
+        values = list(reviews["label"])
+        if labels.problem == SEVERAL:
+            values = [[float(i in value) for i in range(len(labels.names))] for value in values]
+        return Dataset.from_dict(read(reviews) | {"label": values})
+
+    train_set = learnt(train)
+    _fit(model.selector, list(train_set["input_ids"]), list(train["label"]), labels, settings)
+    eval_set = Dataset.from_dict(read(held_out))
+    dev_set = None if dev is None else learnt(dev)
     clock.lap("fit")
-    trainer = make_trainer(model, tokenizer, settings, folder, quiet, train_set)
+    trainer = make_trainer(model, tokenizer, settings, folder, quiet, train_set, dev_set)
     trainer.args.save_total_limit = None
     trainer.add_callback(places.KeepLast(folder))
     main = trainer.is_world_process_zero()
@@ -189,6 +228,8 @@ def _train(
                     "the training diverged, so its model is worth nothing and was not saved: "
                     "lower learning_rate (and selector_learning_rate), or take precision fp32"
                 )
+            if settings.lora is not None:
+                model.encoder = merge(model.encoder)
             places.save_model(trainer, folder)
     except BaseException as error:
         if main:
@@ -207,6 +248,7 @@ def _train(
     if main:
         fields = asdict(result)
         fields.pop("folder")
+        write_card(folder, result.settings, data, metrics)
         places.write_fields(folder / places.RESULT, fields)
     return result
 

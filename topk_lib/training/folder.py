@@ -183,15 +183,17 @@ def whole_weights(folder: Path) -> bool | None:
 
 
 class KeepLast(TrainerCallback):  # type: ignore[misc]
-    """Removes all checkpoints but the last two; ``Trainer`` would take whatever is named checkpoint-*."""
+    """Removes all checkpoints but the last two and the best; ``Trainer`` would take any checkpoint-*."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def on_save(self, args: Any, *_: Any, **__: Any) -> None:
+    def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else ""
         if args.should_save:
             for path in _checkpoints(self.folder)[_KEPT:]:
-                shutil.rmtree(path, ignore_errors=True)
+                if path.name != best:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def save_model(trainer: Trainer, folder: Path) -> None:

@@ -17,7 +17,7 @@ _ABOVE_0 = (
     "epochs", "learning_rate", "selector_learning_rate", "start_temperature", "final_temperature", "minutes",
 )  # fmt: skip
 _WHOLE = (
-    "k", "batch_size", "max_length", "n_train", "n_eval",
+    "k", "batch_size", "max_length", "lora", "patience", "n_train", "n_eval",
     "vocabulary", "hidden_size", "layers", "heads", "length", "steps", "held_out",
 )  # fmt: skip
 _WHOLE_OR_0 = ("seed", "warmup")
@@ -56,6 +56,8 @@ class Settings:
     n_train: int | None = None
     n_eval: int | None = None
     evaluate_on: str = "test"
+    lora: int | None = None
+    patience: int | None = None
 
 
 def checked_settings(options: dict[str, Any]) -> Settings:

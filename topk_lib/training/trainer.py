@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from topk_lib.selectors.gate import HistorySelector
 from topk_lib.training.together import asked_to_shard, world_size
@@ -35,6 +42,7 @@ def make_trainer(
     folder: Path,
     quiet: bool,
     train_set: Dataset | None = None,
+    dev_set: Dataset | None = None,
 ) -> Trainer:
     """A ``Trainer`` with this course's arguments.
 
@@ -43,6 +51,8 @@ def make_trainer(
         folder: for checkpoints.
         quiet: no bars, no log.
         train_set: ``input_ids`` and ``label``; None to answer only.
+        dev_set: likewise; where it is given, its loss is measured at each checkpoint, the training ends when
+            ``settings.patience`` of them were no better than the best, and the best is kept.
     """
     selector = None if train_set is None else getattr(model, "selector", None)
     learned = bool(selector is not None and selector.trainable)
@@ -52,6 +62,13 @@ def make_trainer(
     if settings.batch_size % world:
         raise ValueError(f"batch_size {settings.batch_size} cannot be shared by {world} processes")
     steps = math.ceil(len(train_set or ()) / settings.batch_size) * settings.epochs
+    every = max(25, math.ceil(0.1 * steps))  # writing one takes as long as some steps
+    stop: dict[str, Any] = {}
+    if dev_set is not None:
+        stop = {
+            "eval_strategy": "steps", "eval_steps": every, "load_best_model_at_end": True,
+            "metric_for_best_model": "loss", "greater_is_better": False,
+        }  # fmt: skip
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
@@ -66,19 +83,21 @@ def make_trainer(
         fp16=precision == "fp16",
         seed=settings.seed,
         save_strategy="steps",
-        save_steps=max(25, math.ceil(0.1 * steps)),  # writing one takes as long as some steps
+        save_steps=every,
         save_total_limit=2,
         logging_strategy="no" if quiet else "steps",
         logging_steps=0.05,
         use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
         report_to="none",
         disable_tqdm=quiet,
+        **stop,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun; else a batch would grow
     trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=train_set,
+        eval_dataset=dev_set,
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
         callbacks=[_Anneal()] if learned else None,
@@ -91,6 +110,8 @@ def make_trainer(
         )
     if learned and isinstance(model.selector, HistorySelector):
         trainer.add_callback(_Remember(model.selector, trainer.accelerator))
+    if dev_set is not None:
+        trainer.add_callback(EarlyStoppingCallback(settings.patience))
     if quiet:
         trainer.remove_callback(PrinterCallback)
     return trainer
@@ -157,7 +178,8 @@ def logits_of(trainer: Trainer, data: Dataset) -> torch.Tensor:
     order = lengths.argsort(stable=True)
     # Grouping by length would also shuffle what is evaluated.
     trainer.args.train_sampling_strategy = "sequential"
-    output = trainer.predict(data.select(order.tolist()).select_columns("input_ids")).predictions
+    read = [name for name in data.column_names if name != "label"]
+    output = trainer.predict(data.select(order.tolist()).select_columns(read)).predictions
     logits = torch.empty(len(data), output.shape[-1])
     logits[order] = torch.as_tensor(output, dtype=torch.float32)
     return logits
