@@ -21,8 +21,9 @@ import pytest
 from typer.testing import CliRunner
 
 from topk_lib.cli import app
-from topk_lib.grading import local
+from topk_lib.grading import Answer, Refused, load_private, local
 from topk_lib.grading.grade import Graded, grade
+from topk_lib.grading.judging import Session
 from topk_lib.grading.marking import PATIENCE, mark_question, run_public
 from topk_lib.grading.master import read_master
 from topk_lib.grading.workers import Died, run_in_workers
@@ -289,21 +290,56 @@ def test_a_public_check_sees_errors_as_students_do() -> None:
     assert (kind, sentence.split(":")[1]) == ("wrong type", " TypeError")
 
 
-def test_a_question_is_given_up_after_some_that_are_too_slow() -> None:
-    from topk_lib.grading import Answer, Refused, load_private
+def test_a_public_check_shares_its_folder_with_the_function() -> None:
+    def copy(words: list[str]) -> None:
+        if Path(words[1]).exists():
+            raise FileExistsError(words[1])
+        Path(words[1]).write_text(Path(words[0]).read_text().upper())
+        if words[0] == "bad":
+            raise ValueError("after all")
 
+    source = """
+for name, wrong in (("good", False), ("bad", True)):
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        open(name, "w").write("x")
+        try:
+            copy([name, "out"])
+            raised = False
+        except ValueError:
+            raised = True
+        assert raised == wrong and open("out").read() == "X", f"{name}: {raised}"
+        os.chdir("/")
+"""
+    here = Path.cwd()
+    assert run_public(source, "import os, tempfile", {"copy": local(copy)}) == ("", "")
+    assert Path.cwd() == here
+    copied = run_public("copy(['a', 'b'])\nassert open('b').read() == 'X', 'b'", "", {"copy": local(copy)})
+    assert copied[0] == "raised"
+    assert copied[1].startswith("copy raised FileNotFoundError")
+
+
+def test_a_question_is_given_up_after_some_that_are_too_slow() -> None:
     task, calls = read_master(TINY / "01_tiny"), []
 
-    class Slow(Answer):
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def __call__(self, *args: object, **kwargs: object) -> None:
-            calls.append(self.name)
+    class Slow(Session):
+        def ask(self, function: str, *_: object) -> None:
+            calls.append(function)
             raise Refused("too slow", "took more than 2 seconds")
 
+        def files(self) -> dict[str, bytes]:
+            return {}
+
+        def put(self, name: str, data: bytes) -> None: ...
+
+        def fresh(self) -> Session:
+            return self
+
+        def printed(self) -> str:
+            return ""
+
     hidden = load_private("01_tiny", TINY).hidden
-    outcomes = mark_question(task.questions[0], task.imports, hidden, Slow, 0)
+    outcomes = mark_question(task.questions[0], task.imports, hidden, lambda name: Answer(Slow(), name), 0)
     assert len(calls) == PATIENCE
     assert [one.kind for one in outcomes] == ["too slow"] * 4
     assert "not tried" in outcomes[-1].sentence

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import os
 import random
+import tempfile
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,48 +72,69 @@ def run_public(source: str, imports: str, functions: Mapping[str, Answer]) -> tu
     """The kind of fault and the sentence; both empty where the check passes.
 
     The check is the master's own code, as students have it: its names are what the notebook imports and the
-    student's functions, behind each of which stands an :class:`Answer`.
+    student's functions, behind each of which stands an :class:`Answer`. Files of its working folder are there
+    for a function that is called, and those that the function writes come back; in another folder (after
+    ``os.chdir``) the functions are new ones.
     """
-    _seed()
     names: dict[str, Any] = {"__name__": "check"}
     exec(compile(imports, "<imports>", "exec"), names)
-    names |= {name: _as_function(answer) for name, answer in functions.items()}
-    try:
-        exec(compile(source, "<public check>", "exec"), names)
-    except AssertionError as error:
-        refused = getattr(error, "refused", None)
-        return ("raised", refused) if refused else ("wrong result", str(error))
-    except Refused as error:
-        return error.kind, getattr(error, "told", str(error))
-    except Exception as error:
-        if refused := getattr(error, "refused", None):
-            return "raised", refused
-        said = (str(error).strip().splitlines() or ["no more is said"])[0][:200]
-        return "wrong type", f"the result cannot be used: {type(error).__name__}: {said}"
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            _seed()
+            places = {os.getcwd(): next(iter(functions.values()))}
+            names |= {name: _as_function(name, places) for name in functions}
+            exec(compile(source, "<public check>", "exec"), names)
+        except Refused as error:
+            return error.kind, getattr(error, "told", str(error))
+        except Exception as error:
+            if refused := getattr(error, "refused", None):
+                return "raised", refused
+            if isinstance(error, AssertionError):
+                return "wrong result", str(error)
+            said = (str(error).strip().splitlines() or ["no more is said"])[0][:200]
+            return "wrong type", f"the result cannot be used: {type(error).__name__}: {said}"
+        finally:
+            os.chdir(before)
     return "", ""
 
 
-def _as_function(answer: Answer) -> Callable[..., Any]:
+def _as_function(name: str, places: dict[str, Answer]) -> Callable[..., Any]:
     """Raises what the student's function raised, where that is one of Python's own errors."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        folder = Path.cwd()
+        if str(folder) not in places:
+            places[str(folder)] = next(iter(places.values())).fresh()
+        answer = places[str(folder)].other(name)
+        here = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+        for file, data in here.items():
+            answer.put(file, data)
         try:
-            return answer(*args, **kwargs)
+            result = answer(*args, **kwargs)
         except Raised as raised:
-            told = f"{answer.name} {raised}"
-            for name in raised.names:
-                kind = getattr(builtins, name, None)
+            _fetch(answer, folder, here)
+            for kind in (getattr(builtins, each, None) for each in raised.names):
                 if isinstance(kind, type) and issubclass(kind, Exception):
                     break
             error = _made(kind, raised.message)
-            error.refused = told  # type: ignore[attr-defined]
+            error.refused = f"{name} {raised}"  # type: ignore[attr-defined]
             raise error from None
         except Refused as refused:
-            refused.told = f"{answer.name} {refused}"  # type: ignore[attr-defined]
+            refused.told = f"{name} {refused}"  # type: ignore[attr-defined]
             raise
+        _fetch(answer, folder, here)
+        return result
 
-    call.__name__ = answer.name
+    call.__name__ = name
     return call
+
+
+def _fetch(answer: Answer, folder: Path, here: Mapping[str, bytes]) -> None:
+    for file, data in answer.files().items():
+        if here.get(file) != data:
+            (folder / file).write_bytes(data)
 
 
 def _made(kind: Any, message: str) -> Exception:
