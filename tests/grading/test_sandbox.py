@@ -285,3 +285,8 @@ def test_a_system_without_locks_says_what_to_do(monkeypatch: pytest.MonkeyPatch)
 def test_what_must_be_hidden_is_not_in_reach(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="which answers can read: move it elsewhere"):
         Sandbox(hide=[Path(sys.prefix) / "private"])
+
+
+def test_a_row_of_one_element_arrives_whatever_its_stride(answer_of: Callable[[str], Answer]) -> None:
+    odd = torch.arange(6.0).as_strided((1,), (3,), 2)
+    assert torch.equal(answer_of("same")(odd), torch.tensor([2.0]))

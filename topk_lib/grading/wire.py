@@ -94,7 +94,9 @@ def _tensor(value: Tensor, body: list[bytes]) -> Any:
     name = str(value.dtype).removeprefix("torch.")
     if name not in _TORCH or value.layout != torch.strided or value.device.type != "cpu":
         raise Unsendable(f"a tensor of {value.dtype} ({value.layout}, on {value.device})")
-    plain = value.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    plain = value.detach().resolve_conj().resolve_neg()
+    # contiguous() may leave a row of one element with a stride of its own
+    plain = plain.clone(memory_format=torch.contiguous_format).reshape(-1)
     body.append(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
     return {"T": [name, list(value.shape)]}
 

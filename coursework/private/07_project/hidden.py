@@ -99,6 +99,15 @@ def parts_have_their_sizes(answer: Answer, draw: Draw) -> None:
                 abs(parts.count(part) - share * 200) <= most,
                 f"200 texts, the largest bundle {most}, shares {shares}: {part} has {parts.count(part)}",
             )
+    texts = [f"text {i}" for i in range(200)]
+    groups = [f"film {i // 10}" if i < 100 else None for i in range(200)]
+    for seed in range(8):  # half of the texts in few bundles
+        parts = parts_of(answer, texts, groups, seed, (0.5, 0.25, 0.25))
+        for part in PARTS[1:]:
+            expect(
+                abs(parts.count(part) - 50) <= 10,
+                f"200 texts, 100 of them in bundles of 10, a quarter wanted: {part} has {parts.count(part)}",
+            )
     parts = parts_of(answer, [f"text {i}" for i in range(100)], [None] * 100, 1)
     expect(abs(parts.count("dev") - 10) <= 1, f"100 bundles of one: dev has {parts.count('dev')} texts")
 
@@ -361,6 +370,7 @@ class Case:
         return answer.files()
 
     def record(self, answer: Answer) -> dict[str, Any]:
+        answer = answer.fresh()  # a folder in which no other check has left a record
         before = self.put(answer)
         answer(self.names)
         after = answer.files()
