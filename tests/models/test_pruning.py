@@ -297,9 +297,10 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.usefixtures("one_thread")
 def test_a_gate_learns_to_keep_the_token_that_tells() -> None:
     # Texts with token 4 have label 1; all other tokens are noise. The first layer mixes nothing: what
-    # [CLS] is to know, the gate must keep. From this seed it would never find out without the noise.
+    # [CLS] is to know, the gate must keep. From this seed it is found in half of these steps, so that
+    # another machine's rounding does not decide.
     model = tiny(layers=2).float()
-    torch.manual_seed(2)
+    torch.manual_seed(4)
     model.init_weights()
     nn.init.zeros_(model.bert.encoder.layer[0].attention.output.dense.weight).requires_grad_(False)
     pruner = TokenPruner(model, {0: 3}, by="gate")
@@ -321,7 +322,7 @@ def test_a_gate_learns_to_keep_the_token_that_tells() -> None:
         return float(right.double().mean()), float(kept.double().mean())
 
     assert found()[1] < 0.5
-    for _ in range(400):
+    for _ in range(800):
         ids, labels = batch(32)
         loss = model(input_ids=ids, labels=labels).loss
         optimiser.zero_grad()

@@ -7,9 +7,10 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from topk_lib.serving import Predictor
 from topk_lib.serving.server import Limits, make_app, serve
 
+T = TypeVar("T")
 PROGRAM = (
     "import sys, torch; torch.set_num_threads(1); from topk_lib.serving.server import Limits, serve; "
     "serve(sys.argv[1], port=0, limits=Limits(texts=8, characters=2000, waiting=2000, seconds=120))"
@@ -27,6 +29,12 @@ WORDS = [
     "good", "bad", "dull", "warm", "slow", "bright", "flat", "alive", "empty", "clever",
     "wooden", "tender", "loud", "pretty", "stale", "brave", "cheap", "rich", "grim", "sweet",
 ]  # fmt: skip
+
+
+def in_a_thread(work: Coroutine[Any, Any, T]) -> T:
+    """Run it where no event loop runs: the browser tests leave one in the main thread."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +73,7 @@ def test_two_hundred_clients_lose_no_answer_and_mix_none_up(address: str, traine
                 *(client.post(f"{address}/predict", json={"texts": texts}) for texts in asked)
             )
 
-    responses = asyncio.run(all_of_them())
+    responses = in_a_thread(all_of_them())
     assert [response.status_code for response in responses] == [200] * 200
     right = Predictor(trained)([text for texts in asked for text in texts])
     told = [answer["positive"] for response in responses for answer in response.json()["answers"]]
@@ -135,11 +143,11 @@ def test_a_full_queue_and_a_slow_model_are_told_apart(trained: Path) -> None:
             ]
             return [response.status_code for response in await asyncio.gather(*asked)]
 
-    full = asyncio.run(statuses(Limits(waiting=4, pause=0.2), 6))
+    full = in_a_thread(statuses(Limits(waiting=4, pause=0.2), 6))
     assert full.count(503) >= 1
     assert full.count(200) >= 1
     assert set(full) == {200, 503}
-    assert asyncio.run(statuses(Limits(seconds=0.01, pause=0.2), 2)) == [504, 504]
+    assert in_a_thread(statuses(Limits(seconds=0.01, pause=0.2), 2)) == [504, 504]
 
 
 def test_a_port_that_is_taken_is_said(trained: Path) -> None:

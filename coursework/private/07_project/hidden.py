@@ -358,7 +358,7 @@ class Case:
 
     @staticmethod
     def _row(draw: Draw, classes: int) -> dict[str, Any]:
-        sign = draw.choice(["é", "好", "ø", "…"])
+        sign = draw.choice(["é", "词", "ø", "…"])
         text = f"{sentence(draw.rng, 7)} {sign} {draw.integer(0, 10**9)}\n"
         return {"text": text, "label": draw.integer(0, classes)}
 
