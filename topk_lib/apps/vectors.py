@@ -62,8 +62,9 @@ class Vectors:
             raise ValueError(
                 f"tokens must be above {around}, got {tokens}: {around} of each text are special ones"
             )
-        self.tokens, self.width, self.read = tokens, int(self.encoder.config.hidden_size), 0.0
         self._most = int(self.encoder.config.max_position_embeddings)
+        self.tokens = None if tokens is None else min(tokens, self._most)
+        self.width, self.read = int(self.encoder.config.hidden_size), 0.0
         self._selector = make_selector(selector, seed=seed, vocabulary=len(self.tokenizer))
         if self._selector.needs_embeddings:
             self._selector.attach(self.encoder.get_input_embeddings())
