@@ -22,9 +22,10 @@ from topk_lib.data import Ratings, load_ratings
 
 
 def rated(*rows: tuple[int, int, float, int]) -> Ratings:
-    """Of four films, of which the last was never rated; rows of person, film, stars, time."""
+    """Of four films; rows of person, film, stars, time."""
     movies = pd.DataFrame(
-        {"movieId": [10, 20, 30, 40], "title": ["Owl, The (1999)", "Rain (2001)", "Rain (2001)", "Sand (2003)"],
+        {"movieId": [10, 20, 30, 40],
+         "title": ["Owl, The (1999)", "Rain (2001)", "Rain (2001)", "Sand (2003)"],
          "genres": ["Drama|War", "Comedy", "(no genres listed)", "Drama"]}
     )  # fmt: skip
     tags = pd.DataFrame(
@@ -257,7 +258,7 @@ def test_bad_input_gets_a_sentence(made: dict[str, Recommender], history: Any, k
 
 def test_two_films_of_one_name_and_unknown_ways() -> None:
     one = fit(rated((1, 10, 5, 3), (1, 20, 4, 5)), "popular")
-    with pytest.raises(ValueError, match="2 films are called 'rain .2001.': give a number, such as 20"):
+    with pytest.raises(ValueError, match=r"2 films are called 'rain .2001.': give a number, such as 20"):
         one.recommend([("rain (2001)", 4.0)], 1)
     with pytest.raises(ValueError, match="way must be one of popular, neighbours"):
         fit(rated((1, 10, 5, 3), (1, 20, 4, 5)), "magic")
