@@ -14,7 +14,17 @@ from topk_lib.tasks.pieces import CJK, Piece, Question, keep, sentences, token_p
 from topk_lib.tasks.relevance import UNITS, Scorer
 from topk_lib.training.prompts import free_answers
 
-__all__ = ["PROMPTS", "Kept", "answer_units", "exact_match", "f1", "narrow", "prompt_ids", "read_answers"]
+__all__ = [
+    "PROMPTS",
+    "Kept",
+    "answer_units",
+    "exact_match",
+    "f1",
+    "judge",
+    "narrow",
+    "prompt_ids",
+    "read_answers",
+]
 
 PROMPTS = {
     "plain": "Passage:\n{context}\nQuestion: {question}\nAnswer:",
@@ -24,7 +34,7 @@ PROMPTS = {
         "Passage:\n{context}\nQuestion: {question}\nAnswer:"
     ),
     "chat": (
-        "<|im_start|>user\nAnswer the question with a few words of the passage.\n\nPassage: {context}\n\n"
+        "<|im_start|>user\nAnswer the question with a few words of the passage.\n\nPassage:\n{context}\n\n"
         "Question: {question}<|im_end|>\n<|im_start|>assistant\n"
     ),
     "phrase": (
@@ -89,18 +99,21 @@ def prompt_ids(tokenizer: Any, template: str, question: str, context_ids: Sequen
         context_ids: of what is kept.
 
     Raises:
-        ValueError: the template lacks a slot.
+        ValueError: the template lacks a slot, or has a space before that of the paragraph, whose first word
+            has none.
     """
     before, context, rest = template.partition("{context}")
     middle, asked, after = rest.partition("{question}")
-    if not context or not asked:
-        raise ValueError("a template needs {context} and after it {question}, got " + repr(template))
+    if not context or not asked or before.endswith(" "):
+        raise ValueError(
+            "a template needs {context}, with no space before it, and after it {question}, got "
+            + repr(template)
+        )
 
     def ids(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
-    start = ids(before.removesuffix(" ") if context_ids else before.rstrip(" "))
-    return [*start, *context_ids, *ids(middle + question + after)]
+    return [*ids(before), *context_ids, *ids(middle + question + after)]
 
 
 def read_answers(
@@ -158,3 +171,28 @@ def _f1(said: Counter[str], answer: Counter[str]) -> float:
     if not said or not answer:
         return float(said == answer)
     return 2 * (said & answer).total() / (said.total() + answer.total())
+
+
+def judge(said: Sequence[str], questions: Sequence[Question]) -> dict[str, Any]:
+    """How good answers are.
+
+    Args:
+        said: one answer a question.
+        questions: with the answers that people marked.
+
+    Returns:
+        ``exact`` and ``f1``, means over the questions of :func:`exact_match` and :func:`f1`; and ``each``, F1
+        question by question.
+
+    Raises:
+        ValueError: no question, or not one answer each.
+    """
+    if not questions:
+        raise ValueError("there is no question to judge by")
+    pairs = [(one, question.answers) for one, question in zip(said, questions, strict=True)]
+    each = [f1(*pair) for pair in pairs]
+    return {
+        "exact": sum(exact_match(*pair) for pair in pairs) / len(pairs),
+        "f1": sum(each) / len(each),
+        "each": [round(one, 4) for one in each],
+    }

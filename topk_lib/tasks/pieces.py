@@ -17,6 +17,7 @@ __all__ = [
     "Question",
     "Word",
     "answer_still_there",
+    "cut_down",
     "keep",
     "questions_of",
     "sentences",
@@ -135,3 +136,25 @@ def answer_still_there(question: Question, kept: Iterable[Piece]) -> bool:
         all(i in there or question.context[i].isspace() for i in range(start, start + len(text)))
         for text, start in zip(question.answers, question.starts, strict=True)
     )
+
+
+def cut_down(question: Question, kept: Iterable[Piece]) -> Question:
+    """The same question on what is kept alone.
+
+    Args:
+        question: on the whole paragraph.
+        kept: pieces of it that do not overlap, in the order of the text.
+
+    Returns:
+        A question whose paragraph is these pieces, with a space between two where one stood before the
+        second, and whose answers are those that lie within a piece.
+    """
+    context, answers, starts = "", [], []
+    for a, b in kept:
+        context += " " if context and question.context[a - 1].isspace() else ""
+        for text, start in zip(question.answers, question.starts, strict=True):
+            if a <= start and start + len(text) <= b:
+                answers.append(text)
+                starts.append(len(context) + start - a)
+        context += question.context[a:b]
+    return Question(context, question.question, tuple(answers), tuple(starts))
