@@ -31,7 +31,7 @@ def _seqeval() -> Any:
     try:
         from seqeval.metrics import sequence_labeling
     except ImportError:
-        raise ImportError("names are judged by seqeval: pip install seqeval") from None
+        raise ImportError("names are judged by seqeval: pip install --use-pep517 seqeval") from None
     return sequence_labeling
 
 
@@ -60,9 +60,9 @@ def entity_scores(words: Texts, truth: Texts, said: Texts, seen: Collection[str]
     Returns:
         ``precision``, ``recall``, ``f1`` over all names (seqeval's, micro-averaged, in its default mode,
         which agrees with conlleval); ``f1_unseen`` and ``recall_unseen``, for which names of a form in
-        ``seen`` are taken out of both sides; ``f1_surface``, over the set of different pairs of form and kind, after the
-        second measure of the shared task (Derczynski et al., 2017); ``kinds``, the F1 of each; ``names`` and
-        ``names_unseen``, how many there are.
+        ``seen`` are taken out of both sides; ``f1_surface``, over the set of different pairs of form and
+        kind, after the second measure of the shared task (Derczynski et al., 2017); ``kinds``, the F1 of
+        each; ``names`` and ``names_unseen``, how many there are.
 
     Raises:
         ImportError: seqeval is not installed.
