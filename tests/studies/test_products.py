@@ -42,8 +42,8 @@ def test_the_choice_comes_first_and_no_run_twice() -> None:
     names = [one.name for one in products.runs(gpu=False)]
     assert names[0] == "recommend-dev"
     assert len(set(names)) == len(names)
-    trained = {name.rpartition("-s")[0] for name in names if name.startswith(("recommend-both", "recommend-ids",
-                                                                              "monitor-", "support-logistic-e"))}  # fmt: skip
+    drawn = ("recommend-both", "recommend-ids", "monitor-", "support-logistic-e")
+    trained = {name.rpartition("-s")[0] for name in names if name.startswith(drawn)}
     assert all({f"{name}-s{seed}" for seed in range(3)} <= set(names) for name in trained)
 
 
