@@ -9,7 +9,15 @@ from topk_lib.tasks.translation.model import (
     new_translator,
     train_translator,
 )
-from topk_lib.tasks.translation.pairs import RULES, Pairs, make_pairs, shared_tokenizer, shorten, texts_of
+from topk_lib.tasks.translation.pairs import (
+    RULES,
+    Pairs,
+    kept_places,
+    make_pairs,
+    shared_tokenizer,
+    shorten,
+    texts_of,
+)
 
 __all__ = [
     "RULES",
@@ -21,6 +29,7 @@ __all__ = [
     "candidates",
     "compared",
     "coverage",
+    "kept_places",
     "learn_lexicon",
     "load_translator",
     "make_pairs",

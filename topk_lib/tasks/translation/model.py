@@ -57,12 +57,12 @@ class TranslatorSettings:
     hidden_size: int = 256
     layers: int = 3
     heads: int = 4
-    inner: int = 1024
-    dropout: float = 0.3
+    inner: int = 512
+    dropout: float = 0.2
     label_smoothing: float = 0.1
     learning_rate: float = 1e-3
     warmup: float = 0.1
-    epochs: int = 24
+    epochs: int = 18
     batch_size: int = 128
     patience: int = 4
     seed: int = 0

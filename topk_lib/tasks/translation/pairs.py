@@ -14,12 +14,12 @@ from transformers import PreTrainedTokenizerFast
 from topk_lib.ops import hard_topk
 from topk_lib.training.corpus import token_ids
 
-__all__ = ["RULES", "Pairs", "make_pairs", "shared_tokenizer", "shorten", "texts_of"]
+__all__ = ["RULES", "Pairs", "kept_places", "make_pairs", "shared_tokenizer", "shorten", "texts_of"]
 
 _PAD, _END = "<pad>", "</s>"
 
 RULES = ("rare", "first", "random", "common")
-"""By which a source may be shortened: see :func:`shorten`."""
+"""By which a source may be shortened: see :func:`kept_places`."""
 
 
 def shared_tokenizer(texts: Iterable[str], size: int = 8192) -> PreTrainedTokenizerFast:
@@ -83,10 +83,10 @@ def texts_of(tokenizer: Any, ids: Iterable[Sequence[int]]) -> list[str]:
     return [str(decode(list(one), skip_special_tokens=True)).strip() for one in ids]
 
 
-def shorten(
+def kept_places(
     source: Sequence[int], share: float, rule: str, counts: np.ndarray, *, seed: int = 0
 ) -> list[int]:
-    """Leave out tokens of a sentence; what stays keeps its order and closes up.
+    """Choose which tokens of a sentence are read.
 
     Args:
         source: token ids, without an end.
@@ -95,6 +95,9 @@ def shorten(
             first tokens, "random" any. Of equals the first stay.
         counts: (types,) how often each type stands in the training sentences.
         seed: of "random"; the same sentence always loses the same tokens.
+
+    Returns:
+        Their positions, ascending.
 
     Raises:
         ValueError: no such rule, or a share that is not above 0 and at most 1.
@@ -112,5 +115,13 @@ def shorten(
         "first": lambda: -np.arange(len(ids)),
         "random": lambda: np.random.default_rng([seed, *source]).random(len(ids)),
     }[rule]()
-    kept = hard_topk(torch.from_numpy(np.asarray(scores, dtype=np.float64)), math.ceil(share * len(ids)))
-    return [source[i] for i in kept.indices.tolist()]
+    k = math.ceil(share * len(ids) - 1e-9)  # 0.1 * 30 is a little over 3
+    found: list[int] = hard_topk(torch.from_numpy(np.asarray(scores, dtype=np.float64)), k).indices.tolist()
+    return found
+
+
+def shorten(
+    source: Sequence[int], share: float, rule: str, counts: np.ndarray, *, seed: int = 0
+) -> list[int]:
+    """Leave out tokens of a sentence; what stays keeps its order and closes up. See :func:`kept_places`."""
+    return [source[i] for i in kept_places(source, share, rule, counts, seed=seed)]
