@@ -141,7 +141,7 @@ class Desk:
             torch.from_numpy(np.array(truth)[:, None] == self._labels[None]), -1.0
         )
         self.taught_from = float(np.quantile(others.max(1).values.numpy(), 1 - s.wrong))
-        self._store, self._teaching = store, threading.Lock()
+        self.store, self._teaching = store, threading.Lock()
         self._taught: list[tuple[str, str]] = []
         self._at = torch.empty(0, self._vectors.width)
         for event in store.read("support", "taught") if store else ():
@@ -192,10 +192,10 @@ class Desk:
                 if float(cosine) >= self.taught_from:
                     told = taught[int(place)][1]
                     replies[i] = Reply(told, True, "taught", float(cosine), replies[i].near)
-        if self._store is not None:
+        if self.store is not None:
             for text, reply in zip(texts, replies, strict=True):
                 facts = {"answered": reply.answered, "confidence": round(reply.confidence, 4)}
-                self._store.add(
+                self.store.add(
                     "support", "asked", facts,
                     texts={"question": text, "answer": reply.answer, "intent": reply.intent},
                 )  # fmt: skip
@@ -221,8 +221,8 @@ class Desk:
         if not question or not answer:
             raise ValueError("to teach takes a question and its answer, and one of them is empty")
         with self._teaching:
-            if self._store is not None:
-                self._store.add("support", "taught", {"question": question, "answer": answer})
+            if self.store is not None:
+                self.store.add("support", "taught", {"question": question, "answer": answer})
             self._remember(question, answer)
 
     def _remember(self, question: str, answer: str) -> None:
