@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -26,9 +26,9 @@ from topk_lib.tasks.leaving import RULES, Leaving, restore, staying
 from topk_lib.tasks.names import entity_scores, forms, lexicon_tags, linear_tags, spans
 
 __all__ = [
-    "RULES", "Leaving", "Posts", "entity_scores", "flops", "forms", "lexicon_tags", "linear_tags",
+    "RULES", "Leaving", "Posts", "Tagged", "entity_scores", "flops", "forms", "lexicon_tags", "linear_tags",
     "load_tagger", "names_kept", "read_posts", "restore", "shorten", "spans", "staying", "tag", "tag_names",
-    "train_tagger",
+    "tagged", "train_tagger",
 ]  # fmt: skip
 
 
@@ -260,13 +260,26 @@ def _passes(
     if leaving is not None:
         leaving.eval()
         leaving.dice.manual_seed(leaving.seed)
-    with torch.inference_mode():
-        for rows in posts.batches(batch_size):
-            yield rows, _logits(model, posts, rows, leaving)
+    for rows in posts.batches(batch_size):
+        with torch.inference_mode():  # not around the yield: it would hold for whoever asked
+            logits = _logits(model, posts, rows, leaving)
+        yield rows, logits
 
 
-def tag(model: Any, posts: Posts, *, leaving: Leaving | None = None, batch_size: int = 64) -> list[list[str]]:
-    """The likeliest tag of each word, by its first piece; a word without one is no name ("O").
+class Tagged(NamedTuple):
+    """What a tagger said of posts.
+
+    Attributes:
+        tags: of each post, one a word.
+        stayed: of each post, the places of the pieces that went through all layers, ascending.
+    """
+
+    tags: list[list[str]]
+    stayed: list[list[int]]
+
+
+def tagged(model: Any, posts: Posts, *, leaving: Leaving | None = None, batch_size: int = 64) -> Tagged:
+    """The likeliest tag of each word, by its first piece, and who stayed; a word without a piece is no name.
 
     Args:
         model: of :func:`load_tagger`, put in evaluation mode.
@@ -275,26 +288,32 @@ def tag(model: Any, posts: Posts, *, leaving: Leaving | None = None, batch_size:
         batch_size: posts read together at most.
     """
     found = [["O"] * len(words) for words in posts.words]
+    stayed = [list(range(len(ids))) for ids in posts.ids]
     for rows, logits in _passes(model, posts, leaving, batch_size):
         for row, best in zip(rows, logits.argmax(-1).tolist(), strict=True):
             for word, place in enumerate(posts.first(row)):
                 if place >= 0:
                     found[row][word] = model.config.id2label[best[place]]
-    return found
+        if leaving is not None:
+            for row, kept in zip(rows, leaving.pruner.kept[leaving.after].tolist(), strict=True):
+                stayed[row] = kept
+    return Tagged(found, stayed)
 
 
-def names_kept(model: Any, posts: Posts, leaving: Leaving, *, batch_size: int = 64) -> float:
-    """Of the words that are in names, the share whose first piece stays; 0 where there is none."""
-    stay = count = 0
-    for rows, _ in _passes(model, posts, leaving, batch_size):
-        for row, kept in zip(rows, leaving.pruner.kept[leaving.after].tolist(), strict=True):
-            named = {
-                place
-                for place, name in zip(posts.first(row), posts.tags[row], strict=True)
-                if place >= 0 and name != "O"
-            }
-            stay, count = stay + len(named & set(kept)), count + len(named)
-    return stay / max(1, count)
+def tag(model: Any, posts: Posts, *, leaving: Leaving | None = None, batch_size: int = 64) -> list[list[str]]:
+    """:func:`tagged` without who stayed: of each post, one tag a word."""
+    return tagged(model, posts, leaving=leaving, batch_size=batch_size).tags
+
+
+def names_kept(posts: Posts, stayed: Sequence[Collection[int]]) -> float:
+    """Of the words that are in names, the share whose first piece stayed; 0 where there is none."""
+    kept = [
+        place in stay
+        for row, stay in enumerate(stayed)
+        for place, name in zip(posts.first(row), posts.tags[row], strict=True)
+        if place >= 0 and name != "O"
+    ]
+    return sum(kept) / max(1, len(kept))
 
 
 def flops(model: Any, posts: Posts, *, leaving: Leaving | None = None, batch_size: int = 64) -> float:

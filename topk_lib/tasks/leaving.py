@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from topk_lib.models import TokenPruner
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["RULES", "Leaving", "restore", "staying"]
 
@@ -53,7 +56,7 @@ class _Ranked(TokenPruner):
         self.gates, self.rank = nn.ModuleDict(), rank
         self.eval()
 
-    def train(self, mode: bool = True) -> _Ranked:
+    def train(self, mode: bool = True) -> Self:
         super().train(False)  # in training a gate gets noise and a gradient
         return self
 
