@@ -1,24 +1,24 @@
-const history = [];
+const rated = [];
 
 attempt(async () => {
   const told = await ask("/recommend/about");
-  one("#about").textContent = `${told.films} films (${told.source}). Name some that you know; nothing is kept of whom you are.`;
+  one("#about").textContent = `${told.films} films (${told.source}). Name some that you know.`;
   await offer();
 });
 
 async function offer() {
-  const told = await ask("/recommend/offer", { history: history.map(({ film, stars }) => ({ film, stars })), k: 10 });
+  const told = await ask("/recommend/offer", { history: rated.map(({ film, stars }) => ({ film, stars })), k: 10 });
   one("#offers").replaceChildren(...told.offers.map((row) =>
     element("li", row.because ? `${row.title} (because of ${row.because})` : row.title)));
 }
 
 function list() {
-  one("#rated").replaceChildren(...history.map((row) => {
+  one("#rated").replaceChildren(...rated.map((row) => {
     const item = element("li", `${row.film}: ${row.stars} stars `);
     const drop = element("button", "drop", "plain");
     drop.setAttribute("aria-label", `drop ${row.film}`);
     drop.addEventListener("click", () => {
-      history.splice(history.indexOf(row), 1);
+      rated.splice(rated.indexOf(row), 1);
       list();
       attempt(offer);
     });
@@ -40,11 +40,11 @@ one("#rate input").addEventListener("input", async (event) => {
 
 onSubmit(one("#rate"), async (form) => {
   const row = { film: form.get("film"), stars: Number(form.get("stars")) };
-  history.push(row);
+  rated.push(row);
   try {
     await offer();
   } catch (error) {
-    history.splice(history.indexOf(row), 1);
+    rated.splice(rated.indexOf(row), 1);
     throw error;
   }
   list();
