@@ -144,3 +144,4 @@ def test_spans(study: Callable[[str], Made]) -> None:
     assert rows["sentence"]["exact"] == 0  # no sentence is an answer
     assert made.data["n_train"] == 96
     assert made.data["n_eval"] == 6
+    assert made.data["train_fingerprint"] != made.data["eval_fingerprint"]

@@ -85,9 +85,12 @@ def _load(language: str, split: str, n: int | None = None, seed: int = 0) -> tup
 
 def _of(rows: Dataset, **more: Any) -> dict[str, Any]:
     """What a record says of its data."""
-    text = json.dumps(list(rows), ensure_ascii=False, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return {"source": source_of(rows), "n_eval": len(rows), "eval_fingerprint": digest} | more
+    return {"source": source_of(rows), "n_eval": len(rows), "eval_fingerprint": _digest(list(rows))} | more
+
+
+def _digest(rows: Sequence[Any]) -> str:
+    text = json.dumps(rows, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @cache
@@ -256,7 +259,9 @@ def _spans(seed: int) -> Made:
         "seed": seed, "epochs": _EPOCHS, "sentences": _SHOWN, "length": reader.length, "most": reader.most,
         "encoder": "all-MiniLM-L6-v2", "threads": torch.get_num_threads(),
     }  # fmt: skip
-    return Made(metrics, settings, _of(drawn, n_train=len(short), n_dev=len(dev)))
+    return Made(
+        metrics, settings, _of(drawn, n_train=len(short), train_fingerprint=_digest(short), n_dev=len(dev))
+    )
 
 
 def _pointed(reader: SpanReader, questions: Sequence[Question], short: Sequence[Question]) -> Row:
