@@ -62,7 +62,7 @@ _STRENGTHS = (0.3, 1.0, 3.0)  # of the linear tagger
 
 
 def runs(*, gpu: bool) -> Iterator[Run]:
-    """A rate, chosen on dev posts; seed by seed the whole, who stays, four layers for all; then what it costs."""
+    """A rate, chosen on dev posts; seed by seed the whole, who stays, four layers for all; then costs."""
 
     def run(name: str, call: Callable[..., Made], *given: Any) -> Run:
         return Run(EXPERIMENT, name, partial(call, *given))

@@ -134,10 +134,11 @@ def load_tagger(names: Sequence[str], name: str | Path | None = None, *, seed: i
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
         with readable(path, "model.safetensors"):
             config = AutoConfig.from_pretrained(path, **options)
+            tagger = any("ForTokenClassification" in kind for kind in config.architectures or ())
             config.id2label = dict(enumerate(names))
             config.label2id = {tag: number for number, tag in enumerate(names)}
             model = AutoModelForTokenClassification.from_pretrained(
-                path, config=config, use_safetensors=True, **options
+                path, config=config, use_safetensors=True, ignore_mismatched_sizes=not tagger, **options
             )
     return model, tokenizer
 
