@@ -32,7 +32,7 @@ _WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
 _END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s)|[。！？]+[”’」』）》\"]*|\n+")
 _SHORT = frozenset(
     ["Mr", "Mrs", "Ms", "Dr", "Prof", "St", "No", "Vol", "Fig", "Jr", "Sr", "Col", "Gen", "Lt", "Sgt", "Rev",
-     "Mt", "Ft", "vs", "cf", "ca", "e.g", "i.e", "approx"]
+     "Mt", "Ft", "v", "vs", "al", "cf", "ca", "e.g", "i.e", "approx"]
 )  # fmt: skip
 _INITIALS = re.compile(r"[A-Z](\.[A-Z])*")
 
