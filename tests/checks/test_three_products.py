@@ -136,7 +136,7 @@ RIGHT: dict[str, list[Any]] = {
         lift,
         lambda films: lift(films.double()),
         lambda films: torch.cat([lift(films)[:, :-1], -lift(films)[:, -1:]], 1),
-        lambda films: lifted(films, lambda size: (100 - size.square()).sqrt()),  # any M that is long enough
+        lambda films: lifted(films, lambda size: (1000 - size.square()).sqrt()),  # any M that is long enough
     ],
 }
 

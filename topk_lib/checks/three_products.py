@@ -243,7 +243,7 @@ def check_topk_loss(loss: Callable[[Tensor, Tensor, int], Tensor]) -> str:
         "the sign: a loss falls as the weight rises": -right,
         "that is the weight itself: take minus its logarithm": weights,
         "that asks to be among the first one, not among the k first": topk_loss(scores, target, 1),
-        "that is the smallest loss there could be: a hard mask": torch.tensor([torch.inf, 0.0]),
+        "a hard mask is 0 or 1, so its loss is 0 or infinite and has no slope": torch.tensor([torch.inf] * 2),
     }  # fmt: skip
     for why, wrong in mistakes.items():
         if torch.allclose(got, wrong, atol=1e-4):
