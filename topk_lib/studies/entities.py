@@ -253,17 +253,17 @@ def _cost() -> Made:
     whole = _new(0)[0]
     calls: dict[str, Callable[[Callable[..., Any]], Any]] = {}
     for layers in DEPTHS.values():
-        model = shorten(copy.deepcopy(whole), layers)
-        calls[f"layers{layers}"] = partial(_with, model, None, 1.0, posts)
+        calls[f"layers{layers}"] = partial(_with, shorten(copy.deepcopy(whole), layers), None, 1.0, posts)
     for rule in RULES:
         for name, share in SHARES.items():
-            if name == "1/2" or (name != "all" and rule in ("attention", "gate")):
-                calls[f"{rule} {name}"] = partial(_with, whole, rule, share, posts)
-    seconds = in_turns({name: partial(call, tag) for name, call in calls.items()})
-    metrics = {
-        name: rate(len(posts), seconds[name]) | {"flops_per_post": call(flops)}
-        for name, call in calls.items()
-    }
+            calls[f"{rule} {name}"] = partial(_with, whole, rule, share, posts)
+    timed = [
+        name for name in calls if name.endswith("1/2") or name.startswith(("layers", "gate", "attention"))
+    ]
+    seconds = in_turns({name: partial(calls[name], tag) for name in timed})
+    metrics: dict[str, Any] = {name: {"flops_per_post": call(flops)} for name, call in calls.items()}
+    for name in timed:
+        metrics[name] |= rate(len(posts), seconds[name])
     settings = {"seed": 0, "after": AFTER, "batch_size": 64, "rounds": 3, "threads": torch.get_num_threads()}
     return Made(metrics, settings, _data("test") | {"n_timed": len(posts)})
 
