@@ -28,9 +28,9 @@ _MEASURES = ("f1", "f1_unseen", "recall_unseen", "f1_surface", "names_kept")
 def leaving(found: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     """One row a share k and rule, k falling, rules in the order of :data:`NAMES`.
 
-    A row has ``k``, ``rule``, ``seeds`` (how many), for each measure the mean, the ``least`` and the ``most`` of
-    them, and where they were counted ``flops``, a post, and ``texts_per_second``. A rule without a record is
-    left out; ``names_kept`` is lacking where all tokens take the same way.
+    A row has ``k``, ``rule``, ``seeds`` (how many), for each measure the mean, the ``least`` and the ``most``
+    of them, and where they were counted ``flops``, a post, and ``texts_per_second``. A rule without a record
+    is left out; ``names_kept`` is lacking where all tokens take the same way.
 
     Args:
         found: the records of ``results/entities``, by run.
