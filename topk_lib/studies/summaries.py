@@ -36,7 +36,7 @@ from topk_lib.tasks.summaries import (
     write_summaries,
 )
 
-__all__ = ["GATES", "RULES", "ahead", "chosen_ask", "chosen_gate", "rows", "runs"]
+__all__ = ["GATES", "RULES", "ahead", "chosen_ask", "chosen_gate", "rows", "runs", "verdict_of"]
 
 RULES = (*PLAIN, "gate", "oracle")
 GATES: dict[str, dict[str, Any]] = {
@@ -341,3 +341,13 @@ def rows(found: Mapping[str, Mapping[str, Any]], kind: str) -> list[dict[str, An
             row["seconds"] = float(np.mean([one["seconds"] + one["seconds_choosing"] for one in every]))
         told.append(row)
     return told
+
+
+_READ: dict[str, str] = {}
+"""Sentences that the language model wrote of embedded abstracts, each read against its abstract by hand."""
+
+
+def verdict_of(sentence: str) -> str:
+    """Whether a sentence of the chapter is "faithful", "adds" something or is "false", with a word why; a
+    dash for one that nobody has read."""
+    return _READ.get(sentence, "–")  # noqa: RUF001
