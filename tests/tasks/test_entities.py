@@ -307,7 +307,12 @@ def test_a_tagger_learns_and_the_embeddings_stay(model: Any, posts: Posts) -> No
     embeddings = copy.deepcopy(model.bert.embeddings.state_dict())
     heard: list[tuple[int, float]] = []
     losses = train_tagger(
-        model, posts, epochs=40, learning_rate=1e-2, batch_size=2, each=lambda *one: heard.append(one)
+        model,
+        posts,
+        epochs=40,
+        learning_rate=1e-2,
+        batch_size=2,
+        each=lambda epoch, loss: heard.append((epoch, loss)),
     )
     assert losses[-1] < 0.1 * losses[0]
     assert heard == list(enumerate(losses, 1))

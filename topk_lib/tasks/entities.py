@@ -54,8 +54,10 @@ class Posts:
     def take(self, rows: Iterable[int]) -> Posts:
         """Those of these numbers."""
         at = list(rows)
-        parts = (self.words, self.tags, self.ids, self.of_word)
-        return Posts(*([part[i] for i in at] for part in parts))  # type: ignore[arg-type]
+        return Posts(
+            [self.words[i] for i in at], [self.tags[i] for i in at],
+            [self.ids[i] for i in at], [self.of_word[i] for i in at],
+        )  # fmt: skip
 
     def first(self, row: int) -> list[int]:
         """Where each word of a post has its first piece; -1 for words without one, or cut off."""
@@ -205,7 +207,9 @@ def train_tagger(
     dice = random.Random(seed)
     for parameter in model.base_model.embeddings.parameters():
         parameter.requires_grad_(False)
-    groups = [{"params": [p for p in model.parameters() if p.requires_grad], "lr": learning_rate}]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in model.parameters() if p.requires_grad], "lr": learning_rate}
+    ]
     if leaving is not None and any(True for _ in leaving.parameters()):
         groups.append({"params": list(leaving.parameters()), "lr": 10 * learning_rate})
     optimiser = torch.optim.AdamW(groups, weight_decay=0.01)

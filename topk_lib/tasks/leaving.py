@@ -102,7 +102,11 @@ class Leaving(nn.Module):
         self.dice = torch.Generator().manual_seed(seed)
         self.capital: Tensor | None = None
         self.early = torch.empty(0)
-        ranks = {"doubt": partial(_doubt, model), "capital": self._capital, "random": self._random}
+        ranks: dict[str, Callable[[Tensor], Tensor]] = {
+            "doubt": partial(_doubt, model),
+            "capital": self._capital,
+            "random": self._random,
+        }
         self.pruner = (
             _Ranked(model, after, ranks[by]) if by in ranks else TokenPruner(model, {after: 1}, by=by)
         )
