@@ -93,6 +93,15 @@ from topk_lib.checks.more_than_one_machine import (
     check_share,
 )
 from topk_lib.checks.must_it_read_it_all import check_f1, check_middle_scores, check_recall_accuracy
+from topk_lib.checks.names_and_translations import (
+    check_em_step,
+    check_my_types,
+    check_name_f1,
+    check_name_spans,
+    check_output_share,
+    check_restored,
+    check_written_with,
+)
 from topk_lib.checks.next_token import (
     check_acceptance,
     check_may_come,
@@ -178,6 +187,7 @@ __all__ = [
     "check_coverage",
     "check_devices",
     "check_distinct",
+    "check_em_step",
     "check_encoder_flops",
     "check_evaluate",
     "check_exp_threshold",
@@ -211,11 +221,15 @@ __all__ = [
     "check_merge_parts",
     "check_merge_step",
     "check_middle_scores",
+    "check_my_types",
+    "check_name_f1",
+    "check_name_spans",
     "check_ndcg",
     "check_never_nan",
     "check_next_labels",
     "check_next_probabilities",
     "check_order",
+    "check_output_share",
     "check_padding",
     "check_penalty",
     "check_perplexity",
@@ -229,6 +243,7 @@ __all__ = [
     "check_rejected",
     "check_repeated",
     "check_reservoir",
+    "check_restored",
     "check_rms_norm",
     "check_room",
     "check_rouge_l",
@@ -262,4 +277,5 @@ __all__ = [
     "check_window_places",
     "check_word_score",
     "check_writing_rule",
+    "check_written_with",
 ]
