@@ -127,7 +127,8 @@ def monitor(
             rules = found.replays(replays, false_alarm=false_alarm)
             _tell(rules, as_json, [
                 f"{name}: {one['false_alarms']:.1%} of the calm replays ring; {one['found']:.1%} of the "
-                f"surges are found, the median after {_days(one['delay_days'])}" for name, one in rules.items()
+                f"surges are found, the median after {_days(one['delay_days'])}"
+                for name, one in rules.items()
             ])  # fmt: skip
         if sentences or replays is not None:
             return

@@ -68,12 +68,16 @@ class Store:
         self.path, self.keep_texts = Path(path).expanduser().absolute(), keep_texts
         self._lock, self._local = threading.Lock(), threading.local()
         self._open: list[sqlite3.Connection] = []
-        with self._said():
-            self._writer = self._connect()
-            self._writer.execute("PRAGMA synchronous = FULL")
-            self._writer.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
-            self._upgrade()
-            self._writer.execute("PRAGMA journal_mode = WAL")
+        try:
+            with self._said():
+                self._writer = self._connect()
+                self._writer.execute("PRAGMA synchronous = FULL")
+                self._writer.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
+                self._upgrade()
+                self._writer.execute("PRAGMA journal_mode = WAL")
+        except BaseException:
+            self.close()
+            raise
 
     def add(
         self, app: str, kind: str, fields: Mapping[str, Any], *, texts: Mapping[str, str | None] | None = None

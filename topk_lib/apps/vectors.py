@@ -76,7 +76,7 @@ class Vectors:
             self._selector.fit(self._ids(texts), labels)
         return self
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, texts: Sequence[str], *, batch_size: int = 64) -> Tensor:
         """(texts, width) float32, each of length 1.
 
