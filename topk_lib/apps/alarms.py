@@ -134,7 +134,7 @@ def threshold(
     so many calm items is at most ``false_alarm``: while the share of negative items is at most the calm one,
     whatever else is true of the stream, R minus the number of items of its topic is a supermartingale from
     0, so that R is at most that number in the mean at the moment of an alarm or the end, and the topics'
-    items add up to ``items``. (Shin, Ramdas and Rinaldo, 2022, "E-detectors", have the like of it for the
+    items add up to ``items``. (Shin, Ramdas and Rinaldo, 2023, "E-detectors", have the like of it for the
     mean time to a false alarm.) For "cusum" it is taken from 999 simulated calm streams, so that the
     probability is about ``false_alarm`` if the calm shares are exact and the items independent. For "window"
     it is 3, whatever comes of that.
