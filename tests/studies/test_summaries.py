@@ -12,6 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from topk_lib import records
+from topk_lib.claims import summaries as claims
 from topk_lib.models import load_encoder
 from topk_lib.studies import summaries
 from topk_lib.studies.base import Made
@@ -87,7 +88,7 @@ def test_whole_runs(study: Callable[[str], Made]) -> None:
         assert made.data["n_eval"] == len(made.metrics["each"]["rouge1"]) == 6
     found = records.load_all("summaries")
 
-    extracted = {(row["rule"], row["k"]): row for row in summaries.rows(found, "extract")}
+    extracted = {(row["rule"], row["k"]): row for row in claims.rows(found, "extract")}
     assert extracted["gate", 1]["seeds"] == 3
     best = extracted["oracle", 1]["rouge1"]
     assert best[1] <= best[0] <= best[2]
@@ -96,18 +97,18 @@ def test_whole_runs(study: Callable[[str], Made]) -> None:
     assert extracted["oracle", 2]["words"] > extracted["oracle", 1]["words"]
     assert extracted["lead", 1]["new_words"] == 0  # what is taken from the text has nothing new
 
-    written = {(row["rule"], row["k"]): row for row in summaries.rows(found, "write")}
+    written = {(row["rule"], row["k"]): row for row in claims.rows(found, "write")}
     assert written["lead", 1]["tokens"] < written["all", 0]["tokens"]
     assert written["all", 0]["seconds"] > 0
-    tokens = {row["rule"]: row for row in summaries.rows(found, "tokens")}
+    tokens = {row["rule"]: row for row in claims.rows(found, "tokens")}
     assert tokens["first"]["tokens"] == tokens["random"]["tokens"] == tokens["surprise"]["tokens"] == 32
 
     lead, gate = extracted["oracle", 1]["records"], extracted["gate", 1]["records"]
-    mean, low, high = summaries.ahead(lead, gate)
+    mean, low, high = claims.ahead(lead, gate)
     assert 0 < low <= mean <= high
-    assert summaries.ahead(gate, lead)[0] == pytest.approx(-mean)
+    assert claims.ahead(gate, lead)[0] == pytest.approx(-mean)
     with pytest.raises(ValueError, match="as many seeds, on the same abstracts"):
-        summaries.ahead(lead, written["all", 0]["records"])
+        claims.ahead(lead, written["all", 0]["records"])
 
 
 def test_the_same_abstracts_are_asked_about_each_time(study: Callable[[str], Made]) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -21,7 +19,6 @@ from topk_lib.tasks.summaries import (
     best_sentences,
     first_sentence,
     fit_gate,
-    interval,
     new_words,
     oracle,
     pad,
@@ -61,22 +58,6 @@ def test_without_the_package_a_sentence_says_what_to_install(monkeypatch: pytest
     summaries._scorer.cache_clear()
     with pytest.raises(OSError, match=r"rouge-score, which is missing: pip install"):
         rouge(["a"], [["a"]])
-
-
-def test_an_interval_is_as_wide_as_theory_says() -> None:
-    values = np.random.default_rng(1).normal(3, 2, size=400)
-    mean, low, high = interval(values)
-    assert mean == pytest.approx(values.mean())
-    assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(400), rel=0.1)
-    assert interval(values) == interval(values)
-    assert interval(values, level=0.5)[1] > low
-    assert interval(np.ones(7)) == (1, 1, 1)
-    # Seeds that differ are a second source of luck.
-    seeds = np.stack([values - 1, values, values + 1])
-    assert interval(seeds)[0] == pytest.approx(mean)
-    assert interval(seeds)[2] - interval(seeds)[1] > 2 * (high - low)
-    with pytest.raises(ValueError, match=r"with at least one, got shape \(0,\)"):
-        interval(np.zeros(0))
 
 
 def test_the_best_sentences_stand_in_the_order_of_the_text() -> None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from topk_lib.checks.base import check, close, differ
+from topk_lib.claims.summaries import interval
 from topk_lib.data import load_set
 from topk_lib.ops import soft_topk, topk_mask
-from topk_lib.tasks.summaries import best_sentences, interval, oracle, rouge
+from topk_lib.tasks.summaries import best_sentences, oracle, rouge
 
 __all__ = [
     "check_answer_f1",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -13,20 +13,19 @@ from datasets import Dataset
 from torch import Tensor
 
 from topk_lib import records
+from topk_lib.claims.summaries import MEASURES, interval
 from topk_lib.data import fingerprint, load_set, source_of
 from topk_lib.models import load_encoder, load_language_model
 from topk_lib.studies.base import Made, Run
 from topk_lib.tasks.compression import compress
 from topk_lib.tasks.summaries import (
     ASKS,
-    MEASURES,
     PLAIN,
     TARGETS,
     Padded,
     SentenceGate,
     best_sentences,
     fit_gate,
-    interval,
     new_words,
     oracle,
     pad,
@@ -36,7 +35,7 @@ from topk_lib.tasks.summaries import (
     write_summaries,
 )
 
-__all__ = ["GATES", "RULES", "ahead", "chosen_ask", "chosen_gate", "rows", "runs", "verdict_of"]
+__all__ = ["GATES", "RULES", "chosen_ask", "chosen_gate", "runs", "verdict_of"]
 
 RULES = (*PLAIN, "gate", "oracle")
 GATES: dict[str, dict[str, Any]] = {
@@ -286,61 +285,6 @@ def _tokens(rule: str, k: int, seed: int) -> Made:
         kept = [[one[i] for i in some] for one, some in zip(ids, places, strict=True)]
     choosing = time.perf_counter() - start
     return _of_reading(rows, kept, {"seed": seed, "rule": rule, "k": k, "unit": "tokens"}, choosing)
-
-
-def _each(found: Sequence[Mapping[str, Any]], measure: str) -> np.ndarray:
-    """(seeds, abstracts)."""
-    return np.array([record["metrics"]["each"][measure] for record in found])
-
-
-def ahead(
-    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], measure: str = "rouge1"
-) -> tuple[float, float, float]:
-    """How much higher the first method's ROUGE is on the same abstracts: the mean and its interval's ends.
-
-    Args:
-        first, second: records of a method, one a seed; one alone, where nothing is drawn, stands for all.
-        measure: one of :data:`~topk_lib.tasks.summaries.MEASURES`.
-
-    Raises:
-        ValueError: they are of different abstracts, or of different numbers of seeds.
-    """
-    a, b = _each(first, measure), _each(second, measure)
-    tested = {(r["data"]["eval_fingerprint"], r["data"]["n_eval"]) for r in (*first, *second)}
-    if len(tested) > 1 or (len(a) != len(b) and 1 not in (len(a), len(b))):
-        raise ValueError("only methods with as many seeds, on the same abstracts, can be compared")
-    return interval(a - b)
-
-
-def rows(found: Mapping[str, Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """What a page shows: one row a rule and k, over the seeds that there are.
-
-    Args:
-        found: the records of ``results/summaries``, by run.
-        kind: "extract", "write" or "tokens".
-
-    Returns:
-        For each: ``rule``, ``k`` (0: all), ``seeds``, ``records``; each measure as (mean, low, high); and
-        ``words``, ``new_words``, ``with_a_new_number``, with ``tokens`` and ``seconds`` (of choosing, too)
-        where a language model read.
-    """
-    by_rule: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
-    for name, record in found.items():
-        if name.startswith(f"{kind}-"):
-            settings = record["settings"]
-            by_rule.setdefault((settings["rule"], settings["k"]), []).append(record)
-    told = []
-    for (rule, k), some in sorted(by_rule.items(), key=lambda item: (item[0][1], item[0][0])):
-        every = [record["metrics"] for record in some]
-        row: dict[str, Any] = {"rule": rule, "k": k, "seeds": len(some), "records": some}
-        row |= {name: interval(_each(some, name)) for name in MEASURES}
-        for key in ("words", "new_words", "with_a_new_number", "tokens"):
-            if key in every[0]:
-                row[key] = float(np.mean([one[key] for one in every]))
-        if "seconds" in every[0]:
-            row["seconds"] = float(np.mean([one["seconds"] + one["seconds_choosing"] for one in every]))
-        told.append(row)
-    return told
 
 
 _READ: dict[str, str] = {}

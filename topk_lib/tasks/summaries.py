@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from topk_lib.claims.summaries import MEASURES
 from topk_lib.ops import hard_topk, soft_topk, topk_mask
 from topk_lib.training.prompts import free_answers, text_vectors
 
 __all__ = [
     "ASKS",
-    "MEASURES",
     "PLAIN",
     "TARGETS",
     "Padded",
@@ -26,7 +26,6 @@ __all__ = [
     "best_sentences",
     "first_sentence",
     "fit_gate",
-    "interval",
     "new_words",
     "oracle",
     "pad",
@@ -35,9 +34,6 @@ __all__ = [
     "sentence_vectors",
     "write_summaries",
 ]
-
-MEASURES = ("rouge1", "rouge2", "rougeL")
-"""As the package rouge-score calls them: shared words, shared pairs of words, longest common subsequence."""
 
 PLAIN = ("lead", "centroid", "random")
 """Rules that learn nothing."""
@@ -87,7 +83,7 @@ def rouge(summaries: Sequence[str], references: Sequence[Sequence[str]]) -> np.n
         references: for each of them at least one text.
 
     Returns:
-        (n, 3) float64 in [0, 1], in the order of :data:`MEASURES`.
+        (n, 3) float64 in [0, 1], in the order of :data:`~topk_lib.claims.summaries.MEASURES`.
 
     Raises:
         ValueError: not as many references as summaries, or a summary without one.
@@ -104,36 +100,6 @@ def rouge(summaries: Sequence[str], references: Sequence[Sequence[str]]) -> np.n
         each = [[score.fmeasure for score in scorer.score(one, summary).values()] for one in some]
         found[i] = max(each, key=lambda row: row[0])
     return found
-
-
-def interval(
-    values: np.ndarray, level: float = 0.95, draws: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
-    """The mean and the ends of its bootstrap interval (Efron, 1979).
-
-    Texts are drawn anew, with replacement; and where there are several rows, a seed of training each, rows
-    too. The differences of two methods on the same texts may be given as well.
-
-    Args:
-        values: (n,), or (seeds, n): one number a text.
-        level: the share of drawn means between the ends.
-        draws: how many.
-        seed: of the draws.
-
-    Raises:
-        ValueError: no values.
-    """
-    rows = np.atleast_2d(values)
-    if rows.ndim != 2 or not rows.size:
-        raise ValueError(f"values must be (n,) or (seeds, n) with at least one, got shape {values.shape}")
-    dice = np.random.default_rng(seed)
-    seeds, n = rows.shape
-    means = np.empty(draws)
-    for i in range(draws):
-        texts = dice.integers(n, size=n)
-        means[i] = rows[dice.integers(seeds, size=seeds)][:, texts].mean()
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(rows.mean()), float(low), float(high)
 
 
 def new_words(summary: str, source: str) -> list[str]:
