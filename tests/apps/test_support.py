@@ -70,8 +70,8 @@ def test_a_guarantee_holds_where_the_plain_choice_does_not() -> None:
     broken: dict[float | None, int] = {None: 0, sure: 0}
     answered = 0
     for _ in range(trials):
-        confidence = dice.random(400)
-        right = dice.random(400) >= 0.5 * (1 - confidence)
+        confidence = dice.random(4000)
+        right = dice.random(4000) >= 0.5 * (1 - confidence)
         for how in broken:
             at = choose_threshold(confidence.tolist(), right.tolist(), wrong, how)
             # Above a threshold t the true share of wrong answers is the mean of (1 - c) / 2.

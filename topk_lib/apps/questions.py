@@ -148,9 +148,10 @@ def choose_threshold(
         raise ValueError(f"as many confidences as answers, and at least one: got {c.size} and {ok.size}")
     if not 0 <= wrong < 1 or not (sure is None or 0 < sure < 1):
         raise ValueError(f"wrong must be from 0 to below 1 and sure between 0 and 1, got {wrong} and {sure}")
-    levels = np.unique(c)
-    given = np.array([(c >= level).sum() for level in levels])
-    errors = np.array([(~ok[c >= level]).sum() for level in levels])
+    order = np.argsort(c)
+    levels, first = np.unique(c[order], return_index=True)
+    given = c.size - first  # from each level on
+    errors = np.cumsum(~ok[order][::-1])[::-1][first]
     if sure is None:
         good = levels[errors <= wrong * given]
         return float(good[0]) if len(good) else math.inf
