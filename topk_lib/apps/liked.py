@@ -124,4 +124,4 @@ def film_texts(ratings: Ratings, before: float = math.inf, tags: int = 8) -> lis
 def known_films(ratings: Ratings, before: float = math.inf) -> Tensor:
     """(films,) bool: rated by somebody before that moment. The others are *cold*."""
     early = ratings.ratings[ratings.ratings["timestamp"] < before]
-    return torch.from_numpy(ratings.movies["movieId"].isin(set(early["movieId"])).to_numpy())
+    return torch.tensor(ratings.movies["movieId"].isin(set(early["movieId"])).tolist())

@@ -337,12 +337,13 @@ def fit(
         for step in range(1, steps + 1):
             some = torch.randint(len(events.target), (_BATCH,))
             hidden = torch.rand(films) < (_DROPPED if way == "both" else 0)
-            scores, open_ = scorer(events, some, scorer.known * ~hidden), ~events.rated(some, films)
+            scores, target = scorer(events, some, scorer.known * ~hidden), events.target[some]
+            open_ = (~events.rated(some, films)).scatter(1, target[:, None], True)  # though rated before
             if loss == "topk":
-                losses = topk_loss(scores, events.target[some], k, open_)
+                losses = topk_loss(scores, target, k, open_)
             else:
                 shown = scores.masked_fill(~open_, -torch.inf)
-                losses = nn.functional.cross_entropy(shown, events.target[some], reduction="none")
+                losses = nn.functional.cross_entropy(shown, target, reduction="none")
             optimiser.zero_grad()
             losses.mean().backward()
             optimiser.step()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -213,7 +213,7 @@ def carry_over(results: Results) -> Finding:
 
 def _line(use: str, choices: Sequence[_Choice], level: float) -> str:
     """What was kept; where nothing was, the choice that came nearest."""
-    best: Any = min(choices, key=lambda one: (not one.sure(level), not one.kept(), one.lost.mean))
+    best = min(choices, key=lambda one: (not one.sure(level), not one.kept(), one.lost.mean))
     low, high = best.lost.limits(level)
     words = "less" if best.cheaper else "no less"
     time = f", in {words} time" if best.allowed else ""

@@ -189,7 +189,7 @@ def _recommend(way: str, loss: str, seed: int) -> Made:
         "n_eval": len(events.target), "people": len(people), "cold_films": int(cold.sum()),
         "cold_events": int(late.sum()), "cold_people": len(events.person[late].unique()),
     }  # fmt: skip
-    return Made(metrics, {"seed": seed, "way": way, "loss": loss, "k": _K} | given, task.data | sizes)
+    return Made(metrics, {"seed": seed, "way": way, "loss": loss, "at": _K} | given, task.data | sizes)
 
 
 def _mean(values: Tensor) -> dict[str, float]:
