@@ -101,3 +101,13 @@ def test_the_monitor_is_measured(study: Callable[[str], Made]) -> None:
     for row in made.metrics["alarms"].values():
         assert 0 <= row["false_alarms"] <= 1
     assert study("monitor-vectors-first-k12-s0").metrics["tokens"] <= 12
+
+
+def test_the_embedded_sets_stay_out_of_the_course_s_records(
+    study: Callable[[str], Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {one.name: one for one in products.runs(gpu=False)}
+    monkeypatch.delenv("TOPK_RESULTS")
+    for name in ("recommend-dev", "support-words-e5-s0", "monitor-words-s0"):
+        with pytest.raises(ValueError, match="records are of public sets, and they are not at hand"):
+            runs[name].measure()

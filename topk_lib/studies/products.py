@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
@@ -21,7 +22,7 @@ from topk_lib.apps.questions import questions
 from topk_lib.apps.ranking import Cells, at_k, by_person, lift
 from topk_lib.apps.recommend import Recommender, film_vectors, fit, places
 from topk_lib.apps.support import Desk, DeskSettings
-from topk_lib.data import Ratings, load_ratings
+from topk_lib.data import EMBEDDED, Ratings, load_ratings
 from topk_lib.studies.base import Made, Run, in_turns
 
 __all__ = ["chosen", "runs"]
@@ -68,6 +69,14 @@ def runs(*, gpu: bool) -> Iterator[Run]:
     yield run("recommend-index", _index)
 
 
+def _check(source: str) -> None:
+    if source == EMBEDDED and "TOPK_RESULTS" not in os.environ:
+        raise ValueError(
+            "the course's records are of public sets, and they are not at hand: set TOPK_DATA to a folder "
+            "that holds them, or TOPK_RESULTS to a folder for records of the embedded sets"
+        )
+
+
 class _Task(NamedTuple):
     """Ratings, the moments that cut them, and where they are from."""
 
@@ -80,6 +89,7 @@ class _Task(NamedTuple):
 @cache
 def _task() -> _Task:
     ratings = load_ratings(quiet=True)
+    _check(ratings.source)
     dev, test = cut_dates(ratings)
     tables = (ratings.movies, ratings.ratings, ratings.tags)
     digest = hashlib.sha256()
@@ -272,6 +282,7 @@ def _support(
     """A desk that learned from so many questions of each intent, and reads so many tokens of each."""
     settings = DeskSettings(head, examples, tokens, rule, seed=seed)
     asked = questions(examples=examples, outside=settings.outside, seed=seed, quiet=True)
+    _check(asked.told["source"])
     start = time.perf_counter()
     desk = Desk(asked, settings)
     metrics = {"seconds": time.perf_counter() - start} | desk.measure()
@@ -279,7 +290,8 @@ def _support(
         "seed": seed, "head": head, "examples": examples, "tokens": tokens, "selector": rule,
         "wrong": settings.wrong, "outside": settings.outside, "threads": torch.get_num_threads(),
     }  # fmt: skip
-    return Made(metrics, given, asked.told | {"n_eval": asked.told["n_test"]})
+    told = {name: value for name, value in asked.told.items() if name != "n_train"}
+    return Made(metrics, given, told | {"n_learn": asked.told["n_train"], "n_eval": asked.told["n_test"]})
 
 
 def _monitor(head: str, seed: int, rule: str = "tfidf", tokens: int | None = None) -> Made:
@@ -288,10 +300,13 @@ def _monitor(head: str, seed: int, rule: str = "tfidf", tokens: int | None = Non
     start = time.perf_counter()
     monitor = Monitor(settings=settings)
     ready = time.perf_counter() - start
+    _check(monitor.told["source"])
     metrics = monitor.metrics | {"alarms": monitor.replays(_REPLAYS, seed=seed), "seconds": ready}
     given = {
         "seed": seed, "head": head, "tokens": tokens, "selector": rule, "topics": settings.topics,
         "lift": settings.lift, "days": settings.days, "per_day": settings.per_day, "extra": settings.extra,
         "replays": _REPLAYS, "false_alarm": 0.05, "threads": torch.get_num_threads(),
     }  # fmt: skip
-    return Made(metrics, given, monitor.told | {"n_eval": monitor.told["n_test"]})
+    told = monitor.told
+    more = {"n_eval": told["n_test"], "eval_fingerprint": told["test_fingerprint"]}
+    return Made(metrics, given, told | more)
