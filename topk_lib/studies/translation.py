@@ -99,11 +99,11 @@ def _data() -> _Data:
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    about = {"source": source_of(train)}
+    about: dict[str, Any] = {"source": source_of(train)}
     for name, part in parts.items():
         about |= {f"n_{name}": len(part), f"{name}_fingerprint": _fingerprint(part)}
-    pairs = (make_pairs(tokenizer, list(part["en"]), list(part["de"])) for part in parts.values())
-    return _Data(tokenizer, *pairs, about)
+    pairs = {name: make_pairs(tokenizer, list(part["en"]), list(part["de"])) for name, part in parts.items()}
+    return _Data(tokenizer, pairs["train"], pairs["dev"], pairs["test"], about)
 
 
 def _fingerprint(part: Dataset) -> str:
@@ -320,7 +320,7 @@ def _raced(model: Any, sources: Sequence[Sequence[int]], beams: int, batch: int)
 
     write(None, False, {})  # the first call is slower
     times = in_turns({name: partial(write, *given, {}) for name, given in calls.items()}, _ROUNDS)
-    found = {}
+    found: dict[str, Row] = {}
     for name, given in calls.items():
         spent: dict[str, float] = {}
         write(*given, spent)
@@ -346,7 +346,8 @@ def _cut(sources: Sequence[Sequence[int]], share: float, rule: str, seed: int) -
 def _sources(seed: int) -> Made:
     """Sources cut short by every rule: BLEU, time, and how many words had lost what they come from."""
     data, counts = _data(), _read_counts()
-    systems, seconds = {"all": _written(seed, data.test)}, {}
+    systems = {"all": _written(seed, data.test)}
+    seconds: dict[str, float] = {}
     for rule in RULES:
         for share in SHARES:
             name, short = f"{rule}-{share:g}", _cut(data.test.sources, share, rule, seed)

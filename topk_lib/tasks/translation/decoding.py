@@ -76,7 +76,8 @@ def translate(
 
     At each step the ``beams`` likeliest continuations of a sentence's unfinished translations stay. One that
     ends among them is finished; after ``beams`` finished ones the best is taken, by its log probability
-    divided by its length to the power ``alpha``.
+    divided by its length to the power ``alpha``. A translation has at most twice as many tokens as its
+    sentence and 12.
 
     Args:
         model: as :func:`~topk_lib.tasks.translation.load_translator` returns it.
@@ -154,8 +155,10 @@ class _Search:
         last = torch.full((n, beams), self.start, device=device)
         texts = torch.empty((n, beams, 0), dtype=torch.long, device=device)
         first = torch.arange(n, device=device)[:, None] * beams
-        self.done, cache = [[] for _ in range(n)], None
-        for step in range(1, min(2 * ids.shape[1] + 10, LONGEST) + 1):
+        limits = [min(2 * len(source) + 12, LONGEST) for source in sources]  # its own, whatever the batch
+        self.done = [[] for _ in range(n)]
+        cache: Any = None
+        for step in range(1, max(limits) + 1):
             with self._clocked("decoder"):
                 out = self.model.model.decoder(
                     input_ids=last.view(-1, 1), encoder_hidden_states=states, encoder_attention_mask=seen,
@@ -168,22 +171,29 @@ class _Search:
                 scores, places = (total[..., None] + odds).flatten(1).topk(min(2, width) * beams)
                 types = output.types(places % width)
             ended = (types == self.end) & scores.isfinite()
-            self._finish(ended, scores, texts, places // width, step)
+            self._finish(ended, scores, texts, places // width, step, limits)
             total, go = scores.masked_fill(types == self.end, -torch.inf).topk(beams)
             beam, last = (places // width).gather(1, go), types.gather(1, go)
             before = texts.gather(1, beam[..., None].expand(-1, -1, step - 1))
             texts = torch.cat([before, last[..., None]], -1)
-            alive = total.isfinite().any(1).tolist()
-            if all(len(one) >= beams or not here for one, here in zip(self.done, alive, strict=True)):
+            for i, limit in enumerate(limits):
+                if step == limit and not self.done[i]:
+                    self.done[i].append((0.0, texts[i, 0].tolist()))
+            goes_on = total.isfinite().any(1).tolist()
+            if not any(
+                alive and step < limit and len(one) < beams
+                for alive, limit, one in zip(goes_on, limits, self.done, strict=True)
+            ):
                 break
             if beams > 1:  # what is read of the source is the same for all beams of a sentence
                 cache.self_attention_cache.reorder_cache((first + beam).flatten())
-        whole = zip(self.done, texts[:, 0].tolist(), strict=True)
-        return [max(one, key=lambda pair: pair[0])[1] if one else text for one, text in whole]
+        return [max(one, key=lambda pair: pair[0])[1] for one in self.done]
 
-    def _finish(self, ended: Tensor, scores: Tensor, texts: Tensor, beam: Tensor, step: int) -> None:
+    def _finish(
+        self, ended: Tensor, scores: Tensor, texts: Tensor, beam: Tensor, step: int, limits: Sequence[int]
+    ) -> None:
         """Note the translations that end among the best; one that ends below them only leaves the beam."""
         for i, j in ended[:, : self.beams].nonzero().tolist():
-            if len(self.done[i]) < self.beams:
+            if len(self.done[i]) < self.beams and step <= limits[i]:
                 text = texts[i, beam[i, j]].tolist()
                 self.done[i].append((scores[i, j].item() / step**self.alpha, text))

@@ -82,7 +82,10 @@ def learn_lexicon(
     kept = [(s, t) for s, t in zip(sources, targets, strict=True) if len(t)]
     if not kept:
         raise ValueError("there is no pair to learn from")
-    origins, words, slots, slot = [], [], [], 0
+    origins: list[np.ndarray] = []
+    words: list[np.ndarray] = []
+    slots: list[np.ndarray] = []
+    slot = 0
     for source, target in kept:
         begins = np.array([*source, types], dtype=np.int64)
         places = np.arange(slot, slot + len(target))
