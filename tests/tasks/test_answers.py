@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -61,6 +61,7 @@ WRITTEN = st.lists(
 ).map(" ".join)
 
 
+@settings(deadline=None)
 @given(WRITTEN, WRITTEN)
 def test_english_is_judged_as_in_squads_script(said: str, answer: str) -> None:
     assert answer_units(said) == by_squad(said)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topk_lib import reference
@@ -42,6 +42,7 @@ def test_sentences(text: str, expected: list[str]) -> None:
     assert [text[a:b] for a, b in sentences(text)] == expected
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='aB. !?\n"。！”中x', max_size=40))
 def test_every_character_lies_in_one_sentence(text: str) -> None:
     found = sentences(text)
@@ -57,6 +58,7 @@ def test_words() -> None:
     assert found[3][1:] == (7, 11)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, -2.0, 3.0]), max_size=8), st.integers(0, 9))
 def test_the_k_best_in_the_order_of_the_text(scores: list[float], k: int) -> None:
     row = torch.tensor(scores)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topk_lib.data import load_set
@@ -36,6 +36,7 @@ def reader(parts: tuple[Any, Any]) -> SpanReader:
 LOGITS = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=7)
 
 
+@settings(deadline=None)
 @given(LOGITS, st.data(), st.integers(1, 4))
 def test_the_best_span_is_that_of_all_spans(starts: list[float], data: st.DataObject, most: int) -> None:
     n = len(starts)

@@ -258,7 +258,7 @@ def _cost() -> Made:
         for name, share in SHARES.items():
             calls[f"{rule} {name}"] = partial(_with, whole, rule, share, posts)
     timed = [
-        name for name in calls if name.endswith("1/2") or name.startswith(("layers", "gate", "attention"))
+        name for name in calls if name.endswith("1/2") or name.startswith(("layers", "doubt", "attention"))
     ]
     seconds = in_turns({name: partial(calls[name], tag) for name in timed})
     metrics: dict[str, Any] = {name: {"flops_per_post": call(flops)} for name, call in calls.items()}
