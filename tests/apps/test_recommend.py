@@ -33,7 +33,8 @@ def rated(*rows: tuple[int, int, float, int]) -> Ratings:
          "timestamp": [1, 2, 3, 9]}
     )  # fmt: skip
     table = pd.DataFrame(list(rows), columns=["userId", "movieId", "rating", "timestamp"])
-    return Ratings(movies, table.sort_values("timestamp", ignore_index=True), tags, "here")
+    table = table.sort_values("timestamp", kind="stable", ignore_index=True)
+    return Ratings(movies, table, tags, "here")
 
 
 @pytest.fixture(scope="module")
