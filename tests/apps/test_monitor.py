@@ -86,6 +86,13 @@ def test_false_alarms_are_as_rare_as_stated(share: float) -> None:
             assert rang >= trials * rate - 3 * np.sqrt(trials * rate * (1 - rate)), "nor much rarer"
 
 
+def test_a_topic_that_is_always_negative_never_rings() -> None:
+    calm, ones = Calm(np.array([1.0]), np.array([1.0])), np.ones(400, dtype=bool)
+    for rule in RULES:
+        at = threshold(rule, calm, LIFT, items=400)
+        assert (statistics(rule, ones, np.zeros(400, dtype=int), calm, LIFT) < at).all(), rule
+
+
 def test_a_change_is_found() -> None:
     for rule in RULES:
         at = threshold(rule, CALM, LIFT, items=400)
@@ -112,7 +119,7 @@ def test_calm_is_a_limit_that_holds_for_all_topics() -> None:
         limit = binomtest(int(mine.sum()), len(mine), alternative="less").proportion_ci(1 - 0.05 / 3, "exact")
         assert found.share[topic] == pytest.approx(limit.high)
         assert found.often[topic] == pytest.approx(len(mine) / 500)
-    assert found.share[2] == 0.95, "of a topic never seen nothing is known"
+    assert found.share[2] == 1.0, "of a topic never seen nothing is known"
     assert found.often[2] == 0
 
 

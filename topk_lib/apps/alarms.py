@@ -27,7 +27,7 @@ class Calm(NamedTuple):
     """What a topic is like while nothing happens.
 
     Attributes:
-        share: (topics,) an upper limit of its share of negative items, in [0.01, 0.95].
+        share: (topics,) an upper limit of its share of negative items, in [0.01, 1]; at 1 a topic never rings.
         often: (topics,) its share of all items.
     """
 
@@ -51,7 +51,7 @@ def calm_of(flags: np.ndarray, topics: np.ndarray, count: int, sure: float = 0.9
     bad = np.bincount(topics[flags], minlength=count)
     level = 1 - (1 - sure) / count
     limit = np.where(bad < total, beta.ppf(level, bad + 1, np.maximum(total - bad, 1)), 1.0)
-    return Calm(np.clip(limit, 0.01, 0.95), total / max(1, total.sum()))
+    return Calm(np.clip(limit, 0.01, 1.0), total / max(1, total.sum()))
 
 
 def statistics(
@@ -84,15 +84,17 @@ def statistics(
     if not lift > 1:
         raise ValueError(f"lift must be above 1, got {lift}")
     p = calm.share
-    q = lift * p / (1 - p + lift * p)
-    step: Callable[[int, bool], float] = {"e-detector": _sr, "cusum": _cusum, "window": _window}[rule](p, q)
+    # (1 - q) / (1 - p) and q / p, written so that p may be 1
+    weights = np.stack([np.ones(len(p)), np.full(len(p), lift)]) / (1 - p + lift * p)
+    make = {"e-detector": _sr, "cusum": _cusum, "window": _window}[rule]
+    step = make(p, weights)
     pairs = zip(np.asarray(topics).tolist(), np.asarray(flags).tolist(), strict=True)
     return np.array([step(topic, flag) for topic, flag in pairs], dtype=float)
 
 
-def _sr(p: np.ndarray, q: np.ndarray) -> Callable[[int, bool], float]:
-    weights = np.stack([(1 - q) / (1 - p), q / p]).tolist()
-    now = [0.0] * len(p)
+def _sr(_: np.ndarray, each: np.ndarray) -> Callable[[int, bool], float]:
+    weights = each.tolist()
+    now = [0.0] * each.shape[1]
 
     def step(topic: int, flag: bool) -> float:
         now[topic] = min(_MOST, (1 + now[topic]) * weights[flag][topic])
@@ -101,9 +103,9 @@ def _sr(p: np.ndarray, q: np.ndarray) -> Callable[[int, bool], float]:
     return step
 
 
-def _cusum(p: np.ndarray, q: np.ndarray) -> Callable[[int, bool], float]:
-    weights = np.log(np.stack([(1 - q) / (1 - p), q / p])).tolist()
-    now = [0.0] * len(p)
+def _cusum(_: np.ndarray, each: np.ndarray) -> Callable[[int, bool], float]:
+    weights = np.log(each).tolist()
+    now = [0.0] * each.shape[1]
 
     def step(topic: int, flag: bool) -> float:
         now[topic] = max(0.0, now[topic] + weights[flag][topic])
@@ -112,10 +114,10 @@ def _cusum(p: np.ndarray, q: np.ndarray) -> Callable[[int, bool], float]:
     return step
 
 
-def _window(p: np.ndarray, q: np.ndarray) -> Callable[[int, bool], float]:
+def _window(p: np.ndarray, _: np.ndarray) -> Callable[[int, bool], float]:
     last: list[list[bool]] = [[] for _ in p]
     means = (_WINDOW * p).tolist()
-    errors = np.sqrt(_WINDOW * p * (1 - p)).tolist()
+    errors = np.sqrt(np.maximum(_WINDOW * p * (1 - p), 1e-9)).tolist()
 
     def step(topic: int, flag: bool) -> float:
         last[topic] = [*last[topic], flag][-_WINDOW:]

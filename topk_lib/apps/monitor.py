@@ -55,7 +55,7 @@ class MonitorSettings:
     strength: float = 10.0
     days: int = 40
     per_day: float = 10.0
-    extra: float = 4.0
+    extra: float = 8.0
     seed: int = 0
 
 
