@@ -177,6 +177,9 @@ def test_a_rule_for_sentences_is_measured() -> None:
     rule = checks.check_sentence_rule
     assert rule(shared_words).startswith("Right: ROUGE-1")
     assert "no better than the first" in rule(lambda sentences: [-i for i in range(len(sentences))])
-    assert "may be luck" in rule(lambda sentences: [i == 1 for i in range(len(sentences))])
+    # The first sentence everywhere but in one abstract, where the fourth says the result.
+    once = rule(lambda texts: [i == 3 * ("Jumping spiders" in texts[0]) for i in range(len(texts))])
+    assert once.startswith("Almost: ROUGE-1")
+    assert "may be luck" in once
     assert "sentences need as many scores, yours gives 2" in rule(lambda sentences: [1, 2])
     assert "(NaN)" in rule(lambda sentences: [float("nan")] * len(sentences))

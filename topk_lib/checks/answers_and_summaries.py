@@ -175,8 +175,8 @@ def check_expected_gain(loss: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     for raw, gained, k in cases:
         scores, gains = torch.tensor(raw, requires_grad=True), torch.tensor(gained)
         weights = soft_topk(scores, k)
-        right = -(weights * gains).sum() / k
-        (slope,) = torch.autograd.grad(right, scores)
+        whole = -(weights * gains).sum() / k
+        (slope,), right = torch.autograd.grad(whole, scores), float(whole.detach())
         mine = torch.tensor(raw, requires_grad=True)
         got = loss(mine, gains.clone(), k)
         if not isinstance(got, Tensor):
@@ -184,21 +184,20 @@ def check_expected_gain(loss: Callable[[Tensor, Tensor, int], Tensor]) -> str:
         start = f"Not yet: scores {raw}, gains {gained}, k = {k}"
         if got.numel() != 1:
             return f"{start}: a loss is one number; the shape of yours is {tuple(got.shape)}."
-        expected, yours = (
-            differ(float(right), got.detach()) if not close(got, float(right), 1e-4) else ("", "")
-        )
-        if expected:
+        value = got.detach()
+        if not close(value, right, 1e-4):
+            expected, yours = differ(right, value)
             plain, hard = torch.tensor(raw), topk_mask(torch.tensor(raw), k).float()
             near = {
-                float(-right): "a loss is made small, so the gain has a minus",
-                float(right) * k: "divide by k: a mean is easier to compare between k",
-                float(right) * k / len(raw): "the weights sum to k, so divide by k and not by n",
+                -right: "a loss is made small, so the gain has a minus",
+                right * k: "divide by k: a mean is easier to compare between k",
+                right * k / len(raw): "the weights sum to k, so divide by k and not by n",
                 -float((hard * gains).sum()) / k: "that is the hard choice: nothing flows back through it",
                 -float((plain.softmax(-1) * gains).sum()): "that is softmax: its weights sum to 1, not to k",
                 -float((plain.sigmoid() * gains).sum()) / k: "sigmoids of the scores do not sum to k",
-            }  # fmt: skip
+            }
             usual = "weigh each gain by soft_topk(scores, k), add up, divide by k, and change the sign"
-            hint = next((why for value, why in near.items() if close(got.detach(), value, 1e-4)), usual)
+            hint = next((why for near_by, why in near.items() if close(value, near_by, 1e-4)), usual)
             return f"{start}: {expected}, yours {yours}; {hint}."
         if not got.requires_grad:
             return (
