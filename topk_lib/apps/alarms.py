@@ -27,7 +27,7 @@ class Calm(NamedTuple):
     """What a topic is like while nothing happens.
 
     Attributes:
-        share: (topics,) an upper limit of its share of negative items, in [0.01, 1]; at 1 a topic never rings.
+        share: (topics,) an upper limit of its share of negative items, in [0.01, 1]; at 1 it never rings.
         often: (topics,) its share of all items.
     """
 

@@ -24,6 +24,7 @@ __all__ = ["HEADS", "Monitor", "MonitorSettings", "Opinion", "Replay", "Watch"]
 
 HEADS = ("vectors", "words")
 _HISTORY = 1000  # calm items from which a topic's calm share is learned
+_NEGATIVE = 0.9  # a topic with such a share while all is calm is bad news anyway
 _LATELY = 30  # items of a topic among which the evidence for an alarm is sought
 
 
@@ -218,7 +219,7 @@ class Monitor:
     def replay(self, seed: int = 0, *, surge: bool = True) -> Replay:
         """A stream of test sentences.
 
-        In a surge, negative sentences on one topic are added from a day in the middle quarter on, to the end:
+        In a surge, negative sentences on one topic (none that is nothing but bad news anyway) are added from a day in the middle quarter on, to the end:
         they are planted, and ``planted`` says which.
 
         Args:
@@ -237,7 +238,9 @@ class Monitor:
             bad = self.truth == self._negative
             if not bad.any():
                 raise ValueError("no test sentence is negative, so there is nothing to plant")
-            topic = int(dice.choice(np.unique(self.topics[bad])))
+            some = np.unique(self.topics[bad])
+            fresh = some[self.calm.share[some] < _NEGATIVE]
+            topic = int(dice.choice(fresh if len(fresh) else some))
             start = int(dice.integers(3 * s.days // 8, 5 * s.days // 8))
             more = np.repeat(np.arange(start, s.days), dice.poisson(s.extra, s.days - start))
             found = dice.choice(np.flatnonzero(bad & (self.topics == topic)), size=len(more))
