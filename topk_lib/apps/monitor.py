@@ -219,8 +219,9 @@ class Monitor:
     def replay(self, seed: int = 0, *, surge: bool = True) -> Replay:
         """A stream of test sentences.
 
-        In a surge, negative sentences on one topic (none that is nothing but bad news anyway) are added from a day in the middle quarter on, to the end:
-        they are planted, and ``planted`` says which.
+        In a surge, negative sentences on one topic are added from a day in the middle quarter on, to the end:
+        they are planted, and ``planted`` says which. The topic is one that is not bad news anyway, where
+        there is such a one.
 
         Args:
             seed: of all that is drawn; other replays have other seeds.
