@@ -129,6 +129,7 @@ def test_features_by_hand() -> None:
     assert rule.features(inner, [Piece(7, 11), Piece(3, 6)])[:, 11].tolist() == [1, 0]
 
 
+@pytest.mark.slow
 def test_a_rule_learns_where_answers_are() -> None:
     overlap = Overlap(WordWeights(q.context for q in questions("train")))
     made = fit_trained(questions("train"), questions("dev"), overlap, Encoder(encoder()), sentences, 1)
@@ -155,6 +156,7 @@ def test_nothing_to_learn_from() -> None:
         Trained(*parts)(ASKED, PIECES)
 
 
+@pytest.mark.slow
 def test_all_rules_at_once() -> None:
     some, tokenizer = questions("train")[:12], encoder()[1]
     for unit in ("sentences", "tokens"):

@@ -93,6 +93,7 @@ def test_the_loss_is_the_surprise_at_first_and_last(reader: SpanReader) -> None:
         torch.testing.assert_close(loss, -(starts[first] + ends[last]) / 2)
 
 
+@pytest.mark.slow
 def test_it_learns_what_it_is_shown(tiny_encoder: Path) -> None:
     some = questions("train")[:8]
     seen: list[dict[str, float]] = []
