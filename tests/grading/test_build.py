@@ -256,5 +256,5 @@ def test_without_the_overlay_students_copies_are_built_all_the_same(tmp_path: Pa
 
 
 def test_an_assignment_that_is_not_there(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no assignment 9; there are 01_tiny_example"):
+    with pytest.raises(ValueError, match="holds no assignment '9': there are 01_tiny_example"):
         build(root, ["9"], tmp_path)

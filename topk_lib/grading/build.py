@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from topk_lib.grading.handout import METADATA, REPOSITORY, cells
-from topk_lib.grading.master import Assignment, names, read_master
+from topk_lib.grading.master import Assignment, chosen, names, read_master
 from topk_lib.grading.sources import solved, starter
 
 __all__ = ["Built", "archive", "build", "differences"]
@@ -73,16 +73,8 @@ def build(
         ImportError: otter-grader is not installed.
     """
     root = Path(root) if root is not None else REPOSITORY / "coursework"
-    known = names(root)
-    chosen = [_chosen(each, known, root) for each in wanted] or known
-    return [_build(read_master(root / name), root, Path(output) / name) for name in chosen]
-
-
-def _chosen(wanted: str, known: Sequence[str], root: Path) -> str:
-    for name in known:
-        if wanted == name or (wanted.isdecimal() and int(wanted) == int(name[:2])):
-            return name
-    raise ValueError(f"{root} holds no assignment {wanted}; there are {', '.join(known) or 'none'}")
+    found = [chosen(each, root) for each in wanted] or names(root)
+    return [_build(read_master(root / name), root, Path(output) / name) for name in found]
 
 
 def _build(assignment: Assignment, root: Path, folder: Path) -> Built:

@@ -35,7 +35,7 @@ from topk_lib.grading.late import Lateness, written
 from topk_lib.grading.locks import unlockable
 from topk_lib.grading.marker import BOARD, Piece, Reply, board_of, marker
 from topk_lib.grading.marks import Marked, number
-from topk_lib.grading.master import Assignment, names, read_master
+from topk_lib.grading.master import Assignment, chosen, names, read_master
 from topk_lib.grading.report import Form, board_table, class_report, marks_table, student_report
 from topk_lib.grading.submissions import Submission, find_submissions, fingerprint
 from topk_lib.grading.workers import Died, run_in_workers
@@ -88,11 +88,7 @@ def find_assignment(asked: str, root: Path) -> Assignment:
     Raises:
         ValueError: there is none.
     """
-    known = names(root)
-    for name in known:
-        if asked == name or (asked.isdecimal() and int(asked) == int(name[:2])):
-            return read_master(root / name)
-    raise ValueError(f"--assignment {asked!r} is not in {root}: there are {', '.join(known) or 'none'}")
+    return read_master(root / chosen(asked, root))
 
 
 def grade(

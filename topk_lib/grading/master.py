@@ -15,7 +15,7 @@ from typing import Any
 
 from topk_lib.grading.sources import asserts, free_names, functions, imported, solved, starter, unpaired
 
-__all__ = ["LINES", "Assignment", "Cell", "Question", "chapters", "names", "read_master"]
+__all__ = ["LINES", "Assignment", "Cell", "Question", "chapters", "chosen", "names", "read_master"]
 
 LINES = 25
 """The most lines of a code cell, in the student's copy and in the solution."""
@@ -106,6 +106,19 @@ class Assignment:
 def names(root: Path) -> list[str]:
     """The assignments of a folder ``coursework/``, in their order."""
     return sorted(path.parent.name for path in root.glob("[0-9][0-9]_*/master.md"))
+
+
+def chosen(asked: str, root: Path) -> str:
+    """The name of the assignment that a number (``3``) or a name (``03_hard_topk``) stands for.
+
+    Raises:
+        ValueError: there is none.
+    """
+    known = names(root)
+    for name in known:
+        if asked == name or (asked.isdecimal() and int(asked) == int(name[:2])):
+            return name
+    raise ValueError(f"{root} holds no assignment {asked!r}: there are {', '.join(known) or 'none'}")
 
 
 def chapters(repository: Path) -> dict[str, str]:
