@@ -1,0 +1,297 @@
+"""Abstracts in a sentence: the k best of their own, by a rule or a gate; or what a language model writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from topk_lib import records
+from topk_lib.claims.summaries import MEASURES, interval
+from topk_lib.data import fingerprint, load_set, source_of
+from topk_lib.models import load_encoder, load_language_model
+from topk_lib.studies.base import Made, Run
+from topk_lib.tasks.compression import compress
+from topk_lib.tasks.summaries import (
+    ASKS,
+    PLAIN,
+    TARGETS,
+    Padded,
+    SentenceGate,
+    best_sentences,
+    fit_gate,
+    new_words,
+    oracle,
+    pad,
+    plain_scores,
+    rouge,
+    sentence_vectors,
+    write_summaries,
+)
+
+__all__ = ["GATES", "RULES", "chosen_ask", "chosen_gate", "runs", "verdict_of"]
+
+RULES = (*PLAIN, "gate", "oracle")
+GATES: dict[str, dict[str, Any]] = {
+    f"{target}-h{hidden}-lr{rate}": {"target": target, "hidden": hidden, "learning_rate": rate}
+    for target in TARGETS
+    for hidden in (0, 64)
+    for rate in (1e-3, 3e-3)
+}
+"""Settings of the gate, of which one is chosen on dev abstracts."""
+
+_SEEDS = range(3)
+_DRAWN = ("random", "gate")  # what depends on a seed
+_KS = (1, 2, 3)
+_ASKED, _ASKED_DEV = 200, 100  # abstracts that the language model sums up
+_TOKENS = (32, 64)
+_MOST = 60  # tokens that it may write
+
+
+def runs(*, gpu: bool) -> Iterator[Run]:
+    """The choices on dev abstracts come first: what follows rests on them."""
+
+    def run(name: str, measure: Any, *given: Any) -> Run:
+        return Run("summaries", name, partial(measure, *given))
+
+    def seeded(kind: str, measure: Any, rule: str, k: int) -> Iterator[Run]:
+        for seed in _SEEDS if rule in _DRAWN else (0,):
+            yield run(f"{kind}-{rule}-k{k}-s{seed}", measure, rule, k, seed)
+
+    yield run("dev-gate", _dev_gate)
+    yield run("dev-ask", _dev_ask)
+    for rule in RULES:
+        yield from seeded("extract", _extract, rule, 1)
+    yield run("write-all", _write, "all", 0, 0)
+    for k in (3, 1, 2):
+        for rule in ("gate", "lead", "random", "centroid"):
+            yield from seeded("write", _write, rule, k)
+    for k in _KS[1:]:
+        for rule in RULES:
+            yield from seeded("extract", _extract, rule, k)
+    for k in _TOKENS:
+        for rule in ("surprise", "first", "random"):
+            yield from seeded("tokens", _tokens, rule, k)
+
+
+@cache
+def _encoder() -> tuple[Any, Any]:
+    model, tokenizer = load_encoder()
+    return model.base_model.to(records.device_kind()).eval(), tokenizer
+
+
+class _Part(NamedTuple):
+    """Some abstracts: their sentences, their references, the sentences' vectors, and what a record says."""
+
+    abstracts: list[list[str]]
+    references: list[list[str]]
+    vectors: list[Tensor]
+    data: dict[str, Any]
+
+    def some(self, n: int) -> list[int]:
+        """At most n abstracts, drawn once and for all."""
+        return sorted(np.random.default_rng(0).permutation(len(self.abstracts))[:n].tolist())
+
+
+@cache
+def _part(split: str) -> _Part:
+    found = load_set("scitldr", split=split, quiet=True)
+    abstracts = [[one.strip() for one in source if one.strip()] for source in found["source"]]
+    references = [list(some) for some in found["target"]]
+    as_texts = Dataset.from_dict(
+        {"text": [" ".join(a) for a in abstracts], "label": ["\n".join(r) for r in references]}
+    )
+    vectors = sentence_vectors(*_encoder(), abstracts)
+    told = {"source": source_of(found), "n_eval": len(abstracts), "eval_fingerprint": fingerprint(as_texts)}
+    return _Part(abstracts, references, vectors, told)
+
+
+@cache
+def _padded(split: str, k: int) -> Padded:
+    part = _part(split)
+    return pad(part.vectors, part.abstracts, part.references, k)
+
+
+@cache
+def _model() -> tuple[Any, Any]:
+    model, tokenizer = load_language_model(dtype=torch.bfloat16)
+    return model.to(records.device_kind()), tokenizer
+
+
+def _recorded(name: str) -> dict[str, Any]:
+    if not records.path_of("summaries", name).is_file():
+        raise ValueError(
+            f"that is chosen on dev abstracts first: make it with topk-lib study summaries --only "
+            f"summaries/{name}"
+        )
+    found: dict[str, Any] = records.load("summaries", name)["metrics"]
+    return found
+
+
+def chosen_gate() -> str:
+    """The name in :data:`GATES` of the settings that gained most on dev abstracts, the mean of the seeds.
+
+    Raises:
+        ValueError: that was not measured yet.
+    """
+    found = _recorded("dev-gate")
+    return max(GATES, key=lambda name: float(found[name]["gain"]))
+
+
+def chosen_ask() -> str:
+    """The name in :data:`~topk_lib.tasks.summaries.ASKS` of the prompt with the highest ROUGE-1 on dev.
+
+    Raises:
+        ValueError: that was not measured yet.
+    """
+    found = _recorded("dev-ask")
+    return max(ASKS, key=lambda name: float(found[name]["rouge1"]["mean"]))
+
+
+def _dev_gate() -> Made:
+    """What the sentence that each gate keeps gains on dev abstracts, k = 1."""
+    train, dev = _padded("train", 1), _padded("dev", 1)
+    metrics: dict[str, Any] = {}
+    for name, settings in GATES.items():
+        told = [fit_gate(train, dev, 1, **settings, seed=seed)[1] for seed in _SEEDS]
+        best = [max(each) for each in told]
+        metrics[name] = {
+            "gain": float(np.mean(best)), "of_each_seed": best, "by_epoch": told[0],
+            "epochs": [each.index(max(each)) + 1 for each in told],
+        }  # fmt: skip
+        print(f"{name}: {metrics[name]['gain']:.3f}", flush=True)
+    first = _part("train")
+    size = {"n_fit": len(first.abstracts), "train_fingerprint": first.data["eval_fingerprint"]}
+    return Made(metrics, {"seeds": list(_SEEDS), "gates": GATES, "k": 1}, _part("dev").data | size)
+
+
+def _dev_ask() -> Made:
+    """Every prompt, with the whole abstract, on the same dev abstracts."""
+    part = _part("dev")
+    rows = part.some(_ASKED_DEV)
+    texts = [" ".join(part.abstracts[i]) for i in rows]
+    metrics = {}
+    for name, ask in ASKS.items():
+        said, seconds = _written(texts, ask)
+        metrics[name] = _told(part, rows, said) | {"seconds": seconds, "prompt": ask, "said": said[:4]}
+        print(f"{name}: {metrics[name]['rouge1']['mean']:.3f}", flush=True)
+    return Made(metrics, {"seed": 0, "most": _MOST}, part.data | {"n_eval": len(rows)})
+
+
+@cache
+def _gate(k: int, seed: int) -> SentenceGate:
+    return fit_gate(_padded("train", k), _padded("dev", k), k, **GATES[chosen_gate()], seed=seed)[0]
+
+
+def _kept(rule: str, k: int, seed: int, rows: Sequence[int]) -> list[str]:
+    """The k best sentences of test abstracts, as one text each."""
+    part = _part("test")
+    texts = []
+    for i in rows:
+        sentences, vectors = part.abstracts[i], part.vectors[i]
+        if rule == "gate":
+            scores = _gate(k, seed).scores(vectors)
+        elif rule == "oracle":
+            scores = oracle(sentences, part.references[i], k).float()
+        else:
+            scores = plain_scores(rule, vectors, [seed, i])
+        texts.append(" ".join(best_sentences(sentences, scores, k)))
+    return texts
+
+
+def _told(part: _Part, rows: Sequence[int], summaries: Sequence[str]) -> dict[str, Any]:
+    """ROUGE with its interval, and of ``each`` abstract; words of a summary, and those that are new."""
+    found = rouge(summaries, [part.references[i] for i in rows])
+    sources = [" ".join(part.abstracts[i]) for i in rows]
+    new = [new_words(said, source) for said, source in zip(summaries, sources, strict=True)]
+    metrics: dict[str, Any] = {
+        name: dict(zip(("mean", "low", "high"), interval(found[:, at]), strict=True))
+        for at, name in enumerate(MEASURES)
+    }
+    return metrics | {
+        "each": {name: found[:, at].round(4).tolist() for at, name in enumerate(MEASURES)},
+        "words": float(np.mean([len(said.split()) for said in summaries])),
+        "new_words": float(np.mean([len(words) for words in new])),
+        "with_a_new_number": float(np.mean([any(w[0].isdigit() for w in words) for words in new])),
+        "empty": sum(not said for said in summaries),
+    }
+
+
+def _extract(rule: str, k: int, seed: int) -> Made:
+    part = _part("test")
+    everyone = range(len(part.abstracts))
+    metrics = _told(part, everyone, _kept(rule, k, seed, everyone))
+    settings: dict[str, Any] = {"seed": seed, "rule": rule, "k": k}
+    if rule == "gate":
+        settings["gate"] = chosen_gate()
+    return Made(metrics, settings, part.data)
+
+
+def _written(texts: Sequence[str | Sequence[int]], ask: str) -> tuple[list[str], float]:
+    """What the language model says, and the seconds a text."""
+    start = time.perf_counter()
+    said = write_summaries(*_model(), texts, ask, most=_MOST)
+    return said, (time.perf_counter() - start) / len(texts)
+
+
+def _of_reading(
+    rows: Sequence[int], texts: Sequence[str | Sequence[int]], settings: dict[str, Any], choosing: float
+) -> Made:
+    part, name, tokenizer = _part("test"), chosen_ask(), _model()[1]
+    said, seconds = _written(texts, ASKS[name])
+    read = [len(tokenizer(one)["input_ids"] if isinstance(one, str) else one) for one in texts]
+    metrics = _told(part, rows, said) | {
+        "tokens": float(np.mean(read)), "seconds": seconds, "seconds_choosing": choosing / len(rows),
+        "said": said[:4],
+    }  # fmt: skip
+    return Made(metrics, settings | {"ask": name, "most": _MOST}, part.data | {"n_eval": len(rows)})
+
+
+def _write(rule: str, k: int, seed: int) -> Made:
+    """The language model's sentence from all sentences, or from the k that a rule keeps."""
+    part = _part("test")
+    rows = part.some(_ASKED)
+    if rule == "gate":
+        _gate(k, seed)  # trained before the clock starts
+    start = time.perf_counter()
+    if rule in ("gate", "centroid"):  # the vectors are there already, but they are what the choice costs
+        sentence_vectors(*_encoder(), [part.abstracts[i] for i in rows])
+    whole = [" ".join(part.abstracts[i]) for i in rows]
+    texts = whole if rule == "all" else _kept(rule, k, seed, rows)
+    choosing = time.perf_counter() - start
+    settings: dict[str, Any] = {"seed": seed, "rule": rule, "k": k, "unit": "sentences"}
+    return _of_reading(rows, texts, settings, choosing)
+
+
+def _tokens(rule: str, k: int, seed: int) -> Made:
+    """The language model's sentence from k tokens of each abstract."""
+    part, (model, tokenizer) = _part("test"), _model()
+    rows = part.some(_ASKED)
+    ids = [tokenizer(" " + " ".join(part.abstracts[i]))["input_ids"] for i in rows]
+    start = time.perf_counter()
+    if rule == "surprise":
+        kept = compress(model, ids, k)
+    elif rule == "first":
+        kept = [one[:k] for one in ids]
+    else:
+        dice = np.random.default_rng(seed)
+        places = [np.sort(dice.permutation(len(one))[:k]).tolist() for one in ids]
+        kept = [[one[i] for i in some] for one, some in zip(ids, places, strict=True)]
+    choosing = time.perf_counter() - start
+    return _of_reading(rows, kept, {"seed": seed, "rule": rule, "k": k, "unit": "tokens"}, choosing)
+
+
+_READ: dict[str, str] = {}
+"""Sentences that the language model wrote of embedded abstracts, each read against its abstract by hand."""
+
+
+def verdict_of(sentence: str) -> str:
+    """Whether a sentence of the chapter is "faithful", "adds" something or is "false", with a word why; a
+    dash for one that nobody has read."""
+    return _READ.get(sentence, "–")  # noqa: RUF001
