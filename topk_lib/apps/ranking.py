@@ -35,8 +35,8 @@ def ranks(scores: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 def at_k(places: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Recall@k and NDCG@k where one thing is right: 1 if it is among the k first, and 1 / log2(1 + place).
 
-    Järvelin and Kekäläinen (2002). With one right thing the best list has it first, and so the sum that NDCG
-    divides by is 1.
+    Järvelin and Kekäläinen (2002), with the discount that is usual today. With one right thing the best list
+    has it first, and so the sum that NDCG divides by is 1.
 
     Args:
         places: (rows,) int64 from 1, as :func:`ranks` gives them.
