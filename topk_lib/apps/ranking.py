@@ -51,7 +51,7 @@ def at_k(places: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def by_person(values: Tensor, people: Tensor) -> Tensor:
     """(people,) the mean over each person's rows, in ascending order of ``people``: so each counts once."""
-    _, which = people.unique(return_inverse=True)
+    which: Tensor = people.unique(return_inverse=True)[1]  # type: ignore[no-untyped-call]
     count = which.bincount()
     return torch.zeros(len(count)).index_add_(0, which, values.float()) / count
 

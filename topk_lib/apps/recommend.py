@@ -179,7 +179,8 @@ class Recommender:
             told = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
             tensors = load_file(folder / _STATE)
             found = cls(tuple(told["films"]), tuple(told["titles"]), about=told["about"],
-                        **{name: tensors[name] for name in _TENSORS})  # fmt: skip
+                        # Clones are aligned as those that were saved, and so give the same sums.
+                        **{name: tensors[name].clone() for name in _TENSORS})  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise OSError(
                 f"no whole recommender in {str(folder)!r} ({error}): save one there, or name another folder"
@@ -345,7 +346,7 @@ def fit(
                 shown = scores.masked_fill(~open_, -torch.inf)
                 losses = nn.functional.cross_entropy(shown, target, reduction="none")
             optimiser.zero_grad()
-            losses.mean().backward()
+            losses.mean().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             if watch is not None and step % 50 == 0:
                 watch(step, made(*_frozen(scorer)))
@@ -382,7 +383,7 @@ def places(recommender: Recommender, events: Events, among: Tensor | None = None
         among: (films,) bool: rank these alone, such as the cold ones; None: all that are not rated yet.
     """
     found = []
-    for some in torch.arange(len(events.target)).split(512):
+    for some in torch.arange(len(events.target)).split(512):  # type: ignore[no-untyped-call]
         scores = recommender.scores(recommender.people(*events.history(some)))
         open_ = ~events.rated(some, scores.shape[1])
         found.append(ranks(scores, events.target[some], open_ if among is None else open_ & among))
