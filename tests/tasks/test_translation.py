@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,15 @@ SMALL = tr.TranslatorSettings(
     hidden_size=32, layers=1, heads=2, inner=64, dropout=0.0, epochs=3, batch_size=16, learning_rate=3e-3,
     precision="fp32",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The steps of a tiny model are so short that a second thread on a busy machine is only waited for."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +217,7 @@ def test_greedy_is_that_of_the_library(translator: Any, captions: tuple[Any, tr.
 def test_with_all_types_nothing_changes(
     translator: Any, captions: tuple[Any, tr.Pairs], beams: int, shared: bool
 ) -> None:
-    sources = captions[1].sources[:10]
+    sources = [one[:8] for one in captions[1].sources[:10]]
     every = [torch.arange(500)] * len(sources)
     whole = tr.translate(translator, sources, beams=beams)
     assert tr.translate(translator, sources, beams=beams, chosen=every, shared=shared) == whole
@@ -233,7 +242,7 @@ def test_rows_are_those_of_the_types(translator: Any) -> None:
 
 
 def test_a_translation_does_not_depend_on_its_batch(translator: Any, captions: tuple[Any, tr.Pairs]) -> None:
-    sources = captions[1].sources[:9]
+    sources = [one[:n] for n, one in enumerate(captions[1].sources[:9], 2)]
     for beams in (1, 3):
         together = tr.translate(translator, sources, beams=beams)
         assert together == tr.translate(translator, sources, beams=beams, batch_size=1)
@@ -299,8 +308,8 @@ def test_training_goes_on_where_it_was(
 @pytest.mark.slow
 def test_it_learns_what_it_reads(captions: tuple[Any, tr.Pairs], tmp_path: Path) -> None:
     tokenizer, pairs = captions
-    few = tr.Pairs(*(part[:12] for part in pairs))
-    often = tr.Pairs(*(part * 8 for part in few))
+    few = tr.Pairs(pairs.sources[:12], pairs.targets[:12], pairs.read[:12], pairs.written[:12])
+    often = tr.Pairs(few.sources * 8, few.targets * 8, few.read * 8, few.written * 8)
     settings = replace(SMALL, hidden_size=64, epochs=40, batch_size=12, label_smoothing=0.0)
     told = tr.train_translator(tmp_path, tokenizer, often, settings=settings, quiet=True)
     assert told["dev_loss"] == []
@@ -334,7 +343,7 @@ def test_translations_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     found = tr.compared({"a": right, "b": right, "c": ["Das ist etwas ganz anderes."] * 15}, right)
     assert found["a"]["bleu"] == pytest.approx(100)
     assert found["a"]["p"] is None
-    assert found["b"]["p"] > 0.5
+    assert found["b"]["p"] == 1, "the same texts"
     assert found["c"]["bleu"] < 5 < found["a"]["bleu_low"]
     assert found["c"]["p"] < 0.1
     assert "tok:13a" in found["signature"]["BLEU"]

@@ -21,7 +21,8 @@ def compared(systems: Mapping[str, Sequence[str]], references: Sequence[str]) ->
     Returns:
         For each name ``bleu`` and ``chrf`` (0 to 100); ``bleu_low`` and ``bleu_high``, a 95% interval over
         sentences drawn anew 1000 times; ``p``, how often such draws see a difference from the first as large
-        by chance (paired bootstrap; None for the first). And under "signature" how it was counted.
+        by chance (paired bootstrap; None for the first, 1 where there is no difference). And under
+        "signature" how it was counted.
 
     Raises:
         OSError: sacrebleu is not installed.
@@ -46,10 +47,13 @@ def compared(systems: Mapping[str, Sequence[str]], references: Sequence[str]) ->
     found: dict[str, dict[str, Any]] = {}
     for i, (name, _) in enumerate(named):
         bleu = scores["BLEU"][i]
+        p = bleu.p_value
+        if p is not None and bleu.score == scores["BLEU"][0].score:
+            p = 1.0  # sacrebleu counts draws above the difference, and none is above where all are 0
         found[name] = {
             "bleu": float(bleu.score), "bleu_low": float(bleu.mean - bleu.ci),
             "bleu_high": float(bleu.mean + bleu.ci), "chrf": float(scores[chrf][i].score),
-            "p": None if bleu.p_value is None else float(bleu.p_value),
+            "p": None if p is None else float(p),
         }  # fmt: skip
     found["signature"] = {name: str(signatures[name]) for name in ("BLEU", chrf)}
     return found
