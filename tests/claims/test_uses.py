@@ -11,6 +11,7 @@ import pytest
 from topk_lib import claims
 from topk_lib.claims import CLAIMS
 from topk_lib.claims.uses import USES, carry_over
+from topk_lib.studies.base import packed
 
 C15 = next(claim for claim in CLAIMS if claim.name == "C15")
 N = 4000
@@ -47,6 +48,9 @@ def study(lost: float = 0.0, slower: float = 1.0, seeds: int = 3, spread: float 
     add("entities", "cost", cost | {"layers6": {"flops_per_post": 10.0, "texts_per_second": 1.0}})
     faster = {str(k): {"times_faster": 1 / time} for k in (64, 256, 1024)}
     add("translation", "speed", {"batch-1-beams-1": faster})
+    rates: dict[str, Any] = {f"tfidf-k{k}": {"texts_per_second": 1 / time} for k in (8, 12, 24)}
+    rates["all"] = {"texts_per_second": 1.0}
+    add("products", "reading", {"support": rates, "monitor": rates})
     for seed in range(seeds):
         mine = lost + spread * (seed - 1)
         rows = {"all": {"each": each(0.7, seed), "seconds": 1.0, "f1": 0.7}}
@@ -58,11 +62,10 @@ def study(lost: float = 0.0, slower: float = 1.0, seeds: int = 3, spread: float 
         add("translation", f"k-s{seed}", {"greedy": bleu | {"all": {"bleu": 35.0 + seed}}})
         add("entities", f"layers6-s{seed}", {"f1": 0.4})
         add("entities", f"doubt-s{seed}", {s: {"f1": 0.4 - mine} for s in shares})
-        for arm, k, clock in (
-            ("support-logistic-e10", 8, "milliseconds"), ("monitor-vectors", 12, "seconds"),
-        ):  # fmt: skip
-            add("products", f"{arm}-s{seed}", {"accuracy": 0.8, clock: 1.0})
-            add("products", f"{arm}-tfidf-k{k}-s{seed}", {"accuracy": 0.8 - mine, clock: time})
+        for arm, reads in (("support-logistic-e10", (8, 12)), ("monitor-vectors", (12, 24))):
+            add("products", f"{arm}-s{seed}", {"accuracy": 0.8})
+            for k in reads:
+                add("products", f"{arm}-tfidf-k{k}-s{seed}", {"accuracy": 0.8 - mine})
         for way, mean in (("both", 0.2), ("both-topk", 0.22 - mine)):
             people = {"people": each(mean, seed), "recall_10": {"mean": mean}}
             add("products", f"recommend-{way}-s{seed}", people)
@@ -110,15 +113,44 @@ def test_one_use_that_loses_is_named(task: str) -> None:
     [
         ("answers", "sentences"), ("summaries", "write-all"), ("summaries", "write-gate"),
         ("summaries", "tokens"), ("translation", "k-"), ("translation", "speed"), ("entities", "cost"),
-        ("entities", "doubt"), ("products", "support"), ("products", "monitor"),
+        ("entities", "doubt"), ("products", "support"), ("products", "monitor"), ("products", "reading"),
         ("products", "recommend-both-topk"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named(experiment: str, start: str) -> None:
     found = study()
     found[experiment] = {run: r for run, r in found[experiment].items() if not run.startswith(start)}
+    got = claims.judge(C15, found)
+    assert got.verdict.startswith(f"not yet measured: no record {experiment}/{start}")
+    assert f"`topk-lib study {experiment}` makes the records; so far it holds for " in got.verdict
+    assert got.short == "not yet measured"
+    # What is measured is shown all the same.
+    told = [line.partition(",")[0] for line in got.evidence]
+    assert told
+    assert all(task in got.verdict.partition("so far")[2] for task in told)
+    assert all(task in got.verdict.partition("so far")[0] for task in TASKS if task not in told)
+
+
+def test_what_failed_so_far_is_said() -> None:
+    found = study(lost=0.03)
+    del found["translation"]
     said = claims.verdict("C15", found)
-    assert said.startswith(f"not yet measured: no record {experiment}/{start}")
+    assert (
+        "so nothing on translation; `topk-lib study translation` makes the records; so far it fails" in said
+    )
+    assert "holds" not in said
+
+
+def test_answers_to_the_same_texts_are_compared_text_by_text() -> None:
+    found = study()
+    for run, one in found["products"].items():
+        if run.startswith("support"):
+            wrong = np.arange(N) % 5 == 0
+            wrong[1] = "tfidf" in run  # one answer of 4,000 is lost, and no other differs
+            one["metrics"] |= {"accuracy": 1 - wrong.mean(), "wrong": packed(wrong)}
+            one["data"] = {"n_eval": N, "eval_fingerprint": "f"}
+    line = claims.judge(C15, found).evidence[TASKS.index("the support desk")]
+    assert "loses -0.1 to +0.1 points" in line
 
 
 def test_evidence_cites_records_of_every_use() -> None:

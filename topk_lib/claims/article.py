@@ -83,7 +83,8 @@ CLAIMS = (
           "vocabulary, tokens in the upper layers) beside the whole: it must take less time, and lose less "
           "than a point of the task's own measure (the upper confidence bound; where only the loss itself "
           "is, the verdict says so). A recommender reads no long texts: there soft top-k as the loss must be "
-          "better than softmax.", uses.carry_over, "topk-lib study NAME, the folder of the record,"),
+          "better than softmax.", uses.carry_over,
+          "topk-lib study summaries|answers|translation|entities|products"),
     Claim("C16", "Parameter-efficient fine-tuning keeps quality with few parameters and less overfitting",
           "参数高效微调",
           "LoRA, adapters, BitFit and prompt tuning beside full fine-tuning, with 200 and with 4,000 labels: "

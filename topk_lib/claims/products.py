@@ -92,7 +92,7 @@ def desks(found: Found) -> list[Row]:
             "accuracy": float(np.mean(accuracy)), "least": min(accuracy), "greatest": max(accuracy),
             "commonest": every[0]["commonest"],
         }  # fmt: skip
-        for column, key in (("answered", "answered"), ("of these wrong", "wrong"),
+        for column, key in (("answered", "answered"), ("of these wrong", "wrong_given"),
                             ("outside handed on", "outside_recall"), ("ms", "milliseconds")):  # fmt: skip
             row[column] = _mean([one[key] for one in every])
         rows.append(row)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from topk_lib.claims import products
-from topk_lib.claims.compare import LEVEL, Difference, Missing, Record, Results, cite, two_sources
+from topk_lib.claims.compare import LEVEL, Difference, Missing, Record, Results, between, cite, two_sources
 from topk_lib.claims.rules import Finding, listed
 
 __all__ = ["USES", "carry_over"]
 
 _POINT = 0.01
 _SENTENCES, _TOKENS, _TYPES, _SHARES = (3, 2, 1), (64, 32), (1024, 256, 64), ("3/4", "1/2", "1/4")
+_READ = {"support": (12, 8), "monitor": (24, 12)}
 
 
 class _Choice(NamedTuple):
@@ -69,14 +70,6 @@ def _of_items(gaps: Sequence[np.ndarray], same: bool = True) -> Difference:
     each = np.mean(gaps, axis=0) if same else np.concatenate(gaps)
     return two_sources(np.array([gap.mean() for gap in gaps]), float(each.var(ddof=1)) / len(each),
                        len(each) - 1)  # fmt: skip
-
-
-def _of_shares(whole: Sequence[Record], chosen: Sequence[Record]) -> Difference:
-    """From accuracies, as if of different items, which is a little too much."""
-    pairs = list(zip(whole, chosen, strict=False))
-    a, b = (np.array([pair[i]["metrics"]["accuracy"] for pair in pairs]) for i in (0, 1))
-    n = whole[0]["data"]["n_eval"]
-    return two_sources(a - b, float(sum(p * (1 - p) / n for p in (a.mean(), b.mean()))), np.inf)
 
 
 def _faster(whole: Iterable[float], chosen: Iterable[float]) -> bool:
@@ -150,18 +143,23 @@ def _names(results: Results) -> Iterator[_Choice]:
 
 
 def _support(results: Results) -> Iterator[_Choice]:
-    yield _few_tokens(results, "support-logistic-e10", "support-logistic-e10-tfidf-k8", 8, "milliseconds")
+    return _few_tokens(results, "support", "support-logistic-e10")
 
 
 def _monitor(results: Results) -> Iterator[_Choice]:
-    yield _few_tokens(results, "monitor-vectors", "monitor-vectors-tfidf-k12", 12, "seconds")
+    return _few_tokens(results, "monitor", "monitor-vectors")
 
 
-def _few_tokens(results: Results, whole: str, chosen: str, k: int, clock: str) -> _Choice:
-    arms = [_seeds(results, "products", start) for start in (whole, chosen)]
-    times = ([record["metrics"][clock] for record in arm] for arm in arms)
-    told = f"accuracy {_told('metrics.accuracy .1%', *arms[::-1])}"
-    return _Choice(f"{k} tokens of each text", _of_shares(*arms), _POINT, _faster(*times), told)
+def _few_tokens(results: Results, product: str, start: str) -> Iterator[_Choice]:
+    """k tokens of each text, as TF-IDF ranks them, beside all; timed in turns, a text at a time."""
+    whole = _seeds(results, "products", start)
+    for k in _READ[product]:
+        arm = _seeds(results, "products", f"{start}-tfidf-k{k}")
+        speed = _one(results, "products", "reading")["metrics"][product]
+        n = min(len(whole), len(arm))
+        told = f"accuracy {_told('metrics.accuracy .1%', arm, whole)}"
+        faster = speed[f"tfidf-k{k}"]["texts_per_second"] > speed["all"]["texts_per_second"]
+        yield _Choice(f"{k} tokens of each text", between(whole[:n], arm[:n]), _POINT, faster, told)
 
 
 def _recommender(results: Results) -> Iterator[_Choice]:
@@ -191,12 +189,24 @@ def carry_over(results: Results) -> Finding:
     """In each use some choice must lose less than a point (of its own measure, in hundredths) and take less
     time than the whole; the recommender must become better. All choices share the chance of 5%.
 
-    Where only the loss itself is below a point, and not its upper bound, the verdict says so.
+    Where only the loss itself is below a point, and not its upper bound, the verdict says so. Where records
+    of some uses are missing, there is no verdict yet, but what the others say.
     """
-    found: dict[str, list[_Choice]] = {name: list(use(results)) for name, use in USES.items()}
+    found: dict[str, list[_Choice]] = {}
+    lacking: dict[str, str] = {}
+    for name, use in USES.items():
+        try:
+            found[name] = list(use(results))
+        except Missing as missing:
+            lacking[name] = str(missing)
+    if not found:
+        raise Missing(next(iter(lacking.values())))
     level = LEVEL / sum(map(len, found.values()))
+    evidence = tuple(_line(name, choices, level) for name, choices in found.items())
     kept = [name for name, choices in found.items() if any(one.kept() for one in choices)]
     doubt = [name for name in kept if not any(one.sure(level) for one in found[name])]
+    if lacking:
+        return Finding(_so_far(found, lacking, kept), evidence)
     if not kept:
         answer = "fails"
     elif len(kept) == len(found) and not doubt:
@@ -208,7 +218,19 @@ def carry_over(results: Results) -> Finding:
             which += f"{'; ' if which else ''}by the estimate alone for {all_of}"
         answer = f"holds with a condition: {which}"
     seeds = min(one.lost.seeds for choices in found.values() for one in choices if one.drawn)
-    return Finding(answer, tuple(_line(name, choices, level) for name, choices in found.items()), (), seeds)
+    return Finding(answer, evidence, (), seeds)
+
+
+def _so_far(found: Mapping[str, object], lacking: Mapping[str, str], kept: Sequence[str]) -> str:
+    runs = dict.fromkeys(run.removeprefix("record ") for run in lacking.values())
+    studies = dict.fromkeys(run.partition("/")[0] for run in runs)
+    commands = listed(f"`topk-lib study {name}`" for name in studies)
+    lost = [name for name in found if name not in kept]
+    said = [f"{word} for {listed(some)}" for word, some in (("holds", kept), ("fails", lost)) if some]
+    return (
+        f"not yet measured: no record {listed(runs)}, so nothing on {listed(lacking)}; {commands} "
+        f"make{'s' * (len(studies) == 1)} the records; so far it {' and '.join(said)}"
+    )
 
 
 def _line(use: str, choices: Sequence[_Choice], level: float) -> str:

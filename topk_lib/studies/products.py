@@ -18,12 +18,13 @@ from torch import Tensor
 from topk_lib import hard_topk, records
 from topk_lib.apps.liked import Events, cut_dates, film_texts, known_films, liked_next
 from topk_lib.apps.monitor import Monitor, MonitorSettings
-from topk_lib.apps.questions import questions
+from topk_lib.apps.questions import OUTSIDE, questions
 from topk_lib.apps.ranking import Cells, at_k, by_person, lift
 from topk_lib.apps.recommend import Recommender, film_vectors, fit, places
 from topk_lib.apps.support import Desk, DeskSettings
-from topk_lib.data import EMBEDDED, Ratings, load_ratings
-from topk_lib.studies.base import Made, Run, in_turns
+from topk_lib.apps.vectors import Vectors
+from topk_lib.data import EMBEDDED, Ratings, load_ratings, load_set, source_of
+from topk_lib.studies.base import Made, Run, in_turns, packed, rate
 
 __all__ = ["chosen", "runs"]
 
@@ -36,6 +37,8 @@ _TRAINED = ("ids", "both", "text")
 _LOSS_KS = (10, 50)
 _REPLAYS = 200  # with a surge, and as many without
 _QUERIES, _CELLS, _PROBES, _TIMES = 64, 128, (1, 4, 16), (1, 10)
+_READ = {"support": (8, 12), "monitor": (12, 24)}  # tokens of a question, of a sentence
+_TEXTS = 100  # read one by one, by the clock
 
 
 def runs(*, gpu: bool) -> Iterator[Run]:
@@ -55,18 +58,24 @@ def runs(*, gpu: bool) -> Iterator[Run]:
             for head in ("logistic", "words", "prototype"):
                 yield run(f"support-{head}-e{examples}-s{seed}", _support, head, examples, seed)
         yield run(f"support-nearest-e10-s{seed}", _support, "nearest", 10, seed)
-        for rule in ("tfidf", "first"):
-            yield run(f"support-logistic-e10-{rule}-k8-s{seed}", _support, "logistic", 10, seed, rule, 8)
+        for rule, k in _chosen_tokens("support"):
+            yield run(f"support-logistic-e10-{rule}-k{k}-s{seed}", _support, "logistic", 10, seed, rule, k)
     for head in ("logistic", "words", "prototype"):
         yield run(f"support-{head}-all-s0", _support, head, None, 0)
     for seed in _SEEDS:
         for head in ("vectors", "words"):
             yield run(f"monitor-{head}-s{seed}", _monitor, head, seed)
-        for rule in ("tfidf", "first"):
-            yield run(f"monitor-vectors-{rule}-k12-s{seed}", _monitor, "vectors", seed, rule, 12)
+        for rule, k in _chosen_tokens("monitor"):
+            yield run(f"monitor-vectors-{rule}-k{k}-s{seed}", _monitor, "vectors", seed, rule, k)
+    yield run("reading", _reading)
     for seed in _SEEDS:
         yield run(f"recommend-ids-topk-s{seed}", _recommend, "ids", "topk", seed)
     yield run("recommend-index", _index)
+
+
+def _chosen_tokens(product: str) -> list[tuple[str, int]]:
+    """By TF-IDF, and beside the fewest as many from the front."""
+    return [*(("tfidf", k) for k in _READ[product]), ("first", min(_READ[product]))]
 
 
 def _check(source: str) -> None:
@@ -158,7 +167,7 @@ def chosen(way: str, loss: str = "softmax") -> dict[str, Any]:
     found: Mapping[str, Any] = records.load("products", "recommend-dev")["metrics"]
 
     def best(key: str) -> str:
-        return max(found[key], key=lambda name: float(found[key][name]))
+        return str(max(found[key], key=lambda name: float(found[key][name])))
 
     if way == "popular":
         days = best(way)
@@ -197,7 +206,7 @@ def _recommend(way: str, loss: str, seed: int) -> Made:
         metrics["cold_among_by_chance"] = min(1.0, _K / int(cold.sum()))
     sizes = {
         "n_eval": len(events.target), "people": len(people), "cold_films": int(cold.sum()),
-        "cold_events": int(late.sum()), "cold_people": len(events.person[late].unique()),
+        "cold_events": int(late.sum()), "cold_people": len(set(events.person[late].tolist())),
     }  # fmt: skip
     return Made(metrics, {"seed": seed, "way": way, "loss": loss, "at": _K} | given, task.data | sizes)
 
@@ -286,12 +295,20 @@ def _support(
     start = time.perf_counter()
     desk = Desk(asked, settings)
     metrics = {"seconds": time.perf_counter() - start} | desk.measure()
+    inside = [(text, asked.names[y]) for text, y in zip(*asked.test, strict=True) if y != OUTSIDE]
+    guessed = [reply.intent for reply in desk([text for text, _ in inside])]
+    wrong = np.array([guess != truth for guess, (_, truth) in zip(guessed, inside, strict=True)])
+    metrics |= {"wrong_given": metrics["wrong"], "wrong": packed(wrong)}  # each question's, as elsewhere
     given = {
         "seed": seed, "head": head, "examples": examples, "tokens": tokens, "selector": rule,
         "wrong": settings.wrong, "outside": settings.outside, "threads": torch.get_num_threads(),
     }  # fmt: skip
     told = {name: value for name, value in asked.told.items() if name != "n_train"}
-    return Made(metrics, given, told | {"n_learn": asked.told["n_train"], "n_eval": asked.told["n_test"]})
+    more = {
+        "n_learn": asked.told["n_train"], "n_eval": len(inside),
+        "eval_fingerprint": hashlib.sha256(repr(inside).encode()).hexdigest()[:16],
+    }  # fmt: skip
+    return Made(metrics, given, told | more)
 
 
 def _monitor(head: str, seed: int, rule: str = "tfidf", tokens: int | None = None) -> Made:
@@ -300,8 +317,9 @@ def _monitor(head: str, seed: int, rule: str = "tfidf", tokens: int | None = Non
     start = time.perf_counter()
     monitor = Monitor(settings=settings)
     ready = time.perf_counter() - start
-    _check(monitor.told["source"])
+    _check(str(monitor.told["source"]))
     metrics = monitor.metrics | {"alarms": monitor.replays(_REPLAYS, seed=seed), "seconds": ready}
+    metrics["wrong"] = packed(monitor.probabilities.argmax(1) != monitor.truth)
     given = {
         "seed": seed, "head": head, "tokens": tokens, "selector": rule, "topics": settings.topics,
         "lift": settings.lift, "days": settings.days, "per_day": settings.per_day, "extra": settings.extra,
@@ -310,3 +328,24 @@ def _monitor(head: str, seed: int, rule: str = "tfidf", tokens: int | None = Non
     told = monitor.told
     more = {"n_eval": told["n_test"], "eval_fingerprint": told["test_fingerprint"]}
     return Made(metrics, given, told | more)
+
+
+def _reading() -> Made:
+    """Texts a second, one at a time, all of each and k tokens of it: the choosing counts, in turns."""
+    metrics: dict[str, Any] = {}
+    for product, name in (("support", "banking77"), ("monitor", "financial_phrasebank")):
+        train, test = (load_set(name, split=split, quiet=True) for split in ("train", "test"))
+        _check(source_of(train))
+        texts = list(test["text"])[:: max(1, len(test) // _TEXTS)][:_TEXTS]
+        readers = {"all": Vectors()} | {f"tfidf-k{k}": Vectors(k) for k in _READ[product]}
+        for reader in readers.values():
+            reader.fit(list(train["text"]), list(train["label"]))
+
+        def one_by_one(reader: Vectors, texts: list[str] = texts) -> None:
+            for text in texts:
+                reader([text])
+
+        took = in_turns({name: partial(one_by_one, reader) for name, reader in readers.items()})
+        metrics[product] = {name: rate(len(texts), seconds) for name, seconds in took.items()}
+    settings = {"seed": 0, "texts": _TEXTS, "threads": torch.get_num_threads()}
+    return Made(metrics, settings, {"source": source_of(train), "n_eval": _TEXTS})
