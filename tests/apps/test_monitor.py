@@ -210,7 +210,9 @@ def test_a_surge_is_found_and_shown(monitor: Monitor) -> None:
             shown = monitor.evidence(replay, topic, place, 3)
             assert [p for _, p in shown] == sorted((p for _, p in shown), reverse=True)
             rows = [monitor.texts.index(text) for text, _ in shown]
+            assert rows, "an alarm has a reason"
             assert (monitor.topics[rows] == topic).all()
+            assert monitor.flags[rows].all()
             assert set(rows) <= set(replay.rows[: place + 1].tolist())
         found += seen.alarms.get(-1 if replay.topic is None else replay.topic, -1) >= replay.start
     assert found >= 5

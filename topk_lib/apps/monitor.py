@@ -280,9 +280,10 @@ class Monitor:
         )
 
     def evidence(self, replay: Replay, topic: int, place: int, k: int = 3) -> list[tuple[str, float]]:
-        """The k most negative sentences on a topic among its last 30 up to a place, in that order."""
+        """Of a topic's last 30 sentences up to a place the k most negative, of those read as negative."""
         mine = np.flatnonzero(self.topics[replay.rows[: place + 1]] == topic)[-_LATELY:]
         rows = np.unique(replay.rows[mine])
+        rows = rows[self.flags[rows]]
         scores = torch.from_numpy(self.probabilities[rows, self._negative].copy())
         best = hard_topk(scores, min(whole("k", k, 1), len(rows)), order="value")
         return [

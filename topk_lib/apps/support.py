@@ -182,12 +182,12 @@ class Desk:
         scores = self._head(texts, vectors)
         near = hard_topk(vectors @ self._known.T, min(self.settings.near, len(self._known)), order="value")
         replies = [
-            self._reply(row, [(i, c) for i, c in zip(places, cosines, strict=True)])
+            self._reply(row, list(zip(places, cosines, strict=True)))
             for row, places, cosines in zip(scores, near.indices.tolist(), near.values.tolist(), strict=True)
         ]
-        taught, at = self._taught, self._at[: len(self._taught)]
+        taught = self._taught  # read once: a lesson may come in while this question is answered
         if taught:
-            best = hard_topk(vectors @ at.T, 1)
+            best = hard_topk(vectors @ self._at[: len(taught)].T, 1)
             for i, (cosine, place) in enumerate(zip(best.values[:, 0], best.indices[:, 0], strict=True)):
                 if float(cosine) >= self.taught_from:
                     told = taught[int(place)][1]
@@ -240,8 +240,9 @@ class Desk:
             ``commonest``, the accuracy of the commonest intent; of questions inside the share
             ``answered``; of the answers given the share ``wrong``, with ``wrong_low`` and ``wrong_high``
             (None where none is given); of questions outside the share handed on, ``outside_recall``, and
-            ``out_of_scope_recall``, of those that the set calls so; ``milliseconds`` a question, the
-            median, one at a time; ``tokens`` read of one in the mean; ``threshold``.
+            ``out_of_scope_recall``, of those that the set calls so; ``milliseconds`` to read a question
+            and guess its intent, the median, one at a time; ``tokens`` read of one in the mean;
+            ``threshold``.
         """
         texts, labels = self.asked.test
         truth = np.array(labels)

@@ -280,20 +280,22 @@ def _monitor(app: FastAPI, monitor: Monitor, store: Store | None, bounds: Bounds
 
 
 def _shown(monitor: Monitor, stream: Replay, seen: Watch) -> dict[str, Any]:
-    """A watched replay, day by day."""
+    """A watched replay: for each topic and day the highest number of the day, else the last one before."""
     days = monitor.settings.days
     log = seen.rule == "e-detector"
 
     def height(value: float) -> float:
         return float(np.log10(max(1.0, value))) if log else float(value)
 
-    lines = np.zeros((len(monitor.topic_names), days))
-    for day in range(days):
-        lines[:, day] = lines[:, day - 1] if day else 0.0
-        for place in np.flatnonzero(stream.days == day):
-            lines[seen.topics[place], day] = height(seen.statistic[place])
-    count = np.bincount(stream.days, minlength=days)
-    bad = np.bincount(stream.days, weights=monitor.flags[stream.rows], minlength=days)
+    lines = []
+    for topic in range(len(monitor.topic_names)):
+        line, last = [], 0.0
+        mine = seen.topics == topic
+        for day in range(days):
+            today = seen.statistic[mine & (stream.days == day)]
+            line.append(height(today.max() if len(today) else last))
+            last = today[-1] if len(today) else last
+        lines.append(line)
     alarms = [
         {
             "topic": topic, "day": int(stream.days[place]), "early": place < stream.start,
@@ -303,9 +305,8 @@ def _shown(monitor: Monitor, stream: Replay, seen: Watch) -> dict[str, Any]:
     ]  # fmt: skip
     planted = stream.topic is not None and bool(stream.planted.any())
     return {
-        "rule": seen.rule, "log": log, "threshold": height(seen.threshold), "lines": lines.tolist(),
-        "negative": (bad / np.maximum(count, 1)).tolist(), "sentences": len(stream.rows),
-        "words": monitor.topic_names, "alarms": alarms,
+        "rule": seen.rule, "log": log, "threshold": height(seen.threshold), "lines": lines,
+        "sentences": len(stream.rows), "words": monitor.topic_names, "alarms": alarms,
         "surge": {"topic": stream.topic, "day": int(stream.days[stream.start])} if planted else None,
     }  # fmt: skip
 

@@ -1,6 +1,7 @@
 // What the three pages share: asking, saying what went wrong, and the way to the other pages.
 const one = (selector, root = document) => root.querySelector(selector);
-const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`;
+const percent = (share) => `${Number((100 * share).toFixed(share < 0.1 ? 1 : 0))}%`;
+const count = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 
 function element(tag, text, name) {
   const made = document.createElement(tag);
@@ -22,18 +23,23 @@ async function ask(path, body) {
   return told;
 }
 
-// Runs what a form asks for, once at a time, and shows what went wrong.
+// Runs what a form asks for, once at a time, and shows what went wrong. No button is disabled meanwhile: one
+// that has the focus would lose it.
 async function attempt(work, form) {
-  const problem = one("#problem"), buttons = form ? [...form.querySelectorAll("button")] : [];
+  if (form?.ariaBusy === "true") return;
+  const problem = one("#problem");
   problem.hidden = true;
-  buttons.forEach((button) => { button.disabled = true; });
+  if (form) {
+    form.ariaBusy = "true";
+    form.after(problem);  // where one is looking
+  }
   try {
     await work();
   } catch (error) {
     problem.textContent = error.message;
     problem.hidden = false;
   } finally {
-    buttons.forEach((button) => { button.disabled = false; });
+    if (form) form.ariaBusy = null;
   }
 }
 
@@ -56,5 +62,5 @@ attempt(async () => {
   const kept = one("#kept");
   if (kept) kept.textContent = health.keeps_texts
     ? "This desk was told to keep what is asked and answered."
-    : "What you ask is not kept; only when, how sure the desk was, and whether it answered.";
+    : "What you ask is not kept, only when, how sure the desk was, and whether it answered. What you teach is kept.";
 });

@@ -4,14 +4,18 @@ attempt(async () => {
     `Those are replayed over ${told.days} days. The set has no dates: the replay gives it some, and the surge is planted.`;
 });
 
-const W = 760, H = 300, LEFT = 46, RIGHT = 12, TOP = 14, BOTTOM = 34;
+const H = 300, LEFT = 46, RIGHT = 12, TOP = 14, BOTTOM = 34;
+let last = null;
 
 function draw(told) {
-  const svg = one("#watched svg"), days = told.negative.length;
-  const most = 1.12 * Math.max(told.threshold, ...told.lines.flat(), 1e-9);
+  const svg = one("#watched svg"), days = told.lines[0].length;
+  const W = Math.max(280, svg.clientWidth);  // drawn as wide as it is shown, so that letters keep their size
+  svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
   const least = Math.min(0, ...told.lines.flat());
+  // What matters is who crosses the threshold: a line that climbs far beyond it leaves the picture.
+  const most = Math.min(1.12 * Math.max(told.threshold, ...told.lines.flat()), 2.5 * told.threshold);
   const x = (day) => LEFT + ((W - LEFT - RIGHT) * day) / Math.max(1, days - 1);
-  const y = (value) => H - BOTTOM - ((H - TOP - BOTTOM) * (value - least)) / (most - least);
+  const y = (value) => H - BOTTOM - ((H - TOP - BOTTOM) * (Math.min(value, most) - least)) / (most - least);
   const add = (tag, attributes, text) => {
     const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -22,18 +26,20 @@ function draw(told) {
   if (told.surge) {
     const from = x(told.surge.day);
     add("rect", { class: "planted", x: from, y: TOP, width: W - RIGHT - from, height: H - TOP - BOTTOM });
-    add("text", { x: Math.min(from + 4, W - 110), y: TOP + 14 }, "surge planted");
+    add("text", { x: from + 4, y: TOP + 10 }, "surge planted");
   }
   add("path", { class: "axis", fill: "none", d: `M${LEFT} ${TOP}V${H - BOTTOM}H${W - RIGHT}` });
-  for (let day = 0; day < days; day += 5) add("text", { x: x(day), y: H - 16, "text-anchor": "middle" }, day);
+  const step = W < 500 ? 10 : 5;
+  for (let day = 0; day < days; day += step) add("text", { x: x(day), y: H - 16, "text-anchor": "middle" }, day);
   add("text", { x: W / 2, y: H - 2, "text-anchor": "middle" }, "day");
+  add("text", { x: LEFT + 4, y: TOP + 10 }, told.log ? "evidence, log scale" : "evidence");
   told.lines.forEach((line, topic) => add("polyline", {
     class: told.surge && topic === told.surge.topic ? "topic surge" : "topic",
     points: line.map((value, day) => `${x(day).toFixed(1)},${y(value).toFixed(1)}`).join(" "),
   }));
   add("path", { class: "threshold", d: `M${LEFT} ${y(told.threshold)}H${W - RIGHT}` });
   add("text", { x: LEFT + 4, y: y(told.threshold) - 5 }, "rings from here on");
-  const scale = told.log ? (value) => `1e${Math.round(value)}` : (value) => value.toFixed(1);
+  const scale = told.log ? (value) => Math.round(10 ** value).toLocaleString("en") : (value) => value.toFixed(1);
   for (const value of [0, told.threshold]) add("text", { x: LEFT - 5, y: y(value) + 4, "text-anchor": "end" }, scale(value));
   for (const alarm of told.alarms) add("circle", { class: "alarm", r: 6, cx: x(alarm.day), cy: y(told.threshold) });
 }
@@ -45,15 +51,16 @@ onSubmit(one("#replay"), async (form) => {
     seed: Number(form.get("seed")), rule: form.get("rule"), surge: form.has("surge"),
     false_alarm: Number(form.get("false_alarm")),
   });
-  draw(told);
   one("#caption").textContent = `${told.sentences} sentences. ` + (told.surge
     ? `A surge on the topic “${words(told, told.surge.topic)}” is planted from day ${told.surge.day} on (blue).`
     : "Nothing is planted.");
   one("#watched").hidden = false;
+  draw(told);
+  last = told;
   one("#alarms").replaceChildren(...told.alarms.map((alarm) => {
     const card = element("section", "", "card");
     const right = told.surge && alarm.topic === told.surge.topic && !alarm.early;
-    const kind = right ? `rang ${alarm.day - told.surge.day} days after the surge began` : "false alarm";
+    const kind = right ? `rang ${count(alarm.day - told.surge.day, "day")} after the surge began` : "false alarm";
     card.append(element("span", kind, right ? "badge" : "badge handed"));
     card.append(element("p", `Day ${alarm.day}, topic “${words(told, alarm.topic)}”. The most negative sentences of late:`));
     const list = element("ol", "");
@@ -62,6 +69,8 @@ onSubmit(one("#replay"), async (form) => {
     return card;
   }), ...(told.alarms.length ? [] : [element("p", "Nothing rang.", "card")]));
 });
+
+addEventListener("resize", () => { if (last) draw(last); });
 
 onSubmit(one("#read"), async (form) => {
   const told = await ask("/monitor/read", { sentence: form.get("sentence") });

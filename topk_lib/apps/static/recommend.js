@@ -8,18 +8,22 @@ attempt(async () => {
 
 async function offer() {
   const told = await ask("/recommend/offer", { history: rated.map(({ film, stars }) => ({ film, stars })), k: 10 });
-  one("#offers").replaceChildren(...told.offers.map((row) =>
-    element("li", row.because ? `${row.title} (because of ${row.because})` : row.title)));
+  one("#offers").replaceChildren(...told.offers.map((row) => {
+    const item = element("li", row.title);
+    if (row.because) item.append(element("span", ` because of ${row.because}`, "small"));
+    return item;
+  }));
 }
 
 function list() {
   one("#rated").replaceChildren(...rated.map((row) => {
-    const item = element("li", `${row.film}: ${row.stars} stars `);
+    const item = element("li", `${row.film}: ${count(row.stars, "star")} `);
     const drop = element("button", "drop", "plain");
     drop.setAttribute("aria-label", `drop ${row.film}`);
     drop.addEventListener("click", () => {
       rated.splice(rated.indexOf(row), 1);
       list();
+      one("#rate input").focus();  // the button that had the focus is gone
       attempt(offer);
     });
     item.append(drop);
@@ -49,4 +53,5 @@ onSubmit(one("#rate"), async (form) => {
   }
   list();
   one("#rate").reset();
+  one("#rate input").focus();
 });

@@ -15,7 +15,7 @@ async function put(question) {
   const reply = one("#reply"), badge = one(".badge", reply);
   badge.textContent = told.answered ? "answered" : "handed to a person";
   badge.classList.toggle("handed", !told.answered);
-  one(".guess", reply).textContent = `best guess: ${told.intent.replaceAll("_", " ")}; ${told.milliseconds} ms`;
+  one(".guess", reply).textContent = `best guess: ${told.intent.replaceAll("_", " ")}; ${Math.round(told.milliseconds)} ms`;
   one(".answer", reply).textContent = told.answer;
   const at = threshold === null ? 1 : threshold, sure = Math.max(0, Math.min(1, told.confidence));
   const says = `confidence ${told.confidence.toFixed(2)}, ` +
@@ -35,6 +35,7 @@ onSubmit(one("#teach"), async (form) => {
   await ask("/support/teach", { question: asked, answer: form.get("answer") });
   one("#teach").reset();
   await put(asked);
+  one("#ask textarea").focus();  // the form that had the focus is gone
 });
 for (const button of document.querySelectorAll(".try")) {
   button.addEventListener("click", () => {
