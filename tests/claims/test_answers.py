@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from topk_lib.claims.answers import ahead, rows
+from topk_lib.claims.compare import Record
 
 
 def way(*each: float, **more: float) -> dict[str, Any]:
     return {"f1": sum(each) / len(each), "exact": 0.5, "each": list(each)} | more
 
 
-FOUND = {
+FOUND: dict[str, Record] = {
     "kept-en": {"metrics": {"sentences": {}}},
     "dev-en": {"metrics": {"shot": way(0.0)}},
     "sentences-en-s0": {"metrics": {

@@ -132,6 +132,23 @@ def test_k_tokens(tokenizer: Any) -> None:
     assert narrow(ASKED, first, 999, tokenizer, "tokens").ids == ids
 
 
+def test_half_a_character_cannot_be_read(tokenizer: Any) -> None:
+    """Of three bytes of a character two were kept: what holds it is not there."""
+    ids, pieces = token_pieces(tokenizer, CHINESE.context)
+    (start,), answer = CHINESE.starts, CHINESE.answers[0]
+    marked = [i for i, (a, b) in enumerate(pieces) if a < start + len(answer) and start < b]
+    assert len(marked) == 3 * len(answer)
+
+    def without(*dropped: int) -> bool:
+        scores = torch.tensor([float(i in marked and i not in dropped) for i in range(len(ids))])
+        kept = narrow(CHINESE, lambda *_: scores, len(marked) - len(dropped), tokenizer, "tokens")
+        assert len(kept.ids) == len(marked) - len(dropped)
+        return answer_still_there(CHINESE, kept.pieces)
+
+    assert without()
+    assert not any(without(one) for one in marked)
+
+
 def test_what_cannot_be_kept(tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="k must be at least 0, got -1"):
         narrow(ASKED, first, -1, tokenizer)

@@ -20,7 +20,7 @@ def rows(found: Mapping[str, Record], kind: str) -> list[Row]:
 
     Args:
         found: the records of ``results/answers``, by run.
-        kind: "sentences-en", "tokens-en", "sentences-zh", "tokens-zh" or "spans-en".
+        kind: "sentences-en", "tokens-en", "sentences-zh" or "spans-en".
 
     Returns:
         For each: ``reads`` ("all", "none", "oracle-k1", "overlap-k2", ...), ``draws``, ``f1`` with the
@@ -32,7 +32,7 @@ def rows(found: Mapping[str, Record], kind: str) -> list[Row]:
     for key, row in runs[0].items() if runs else ():
         if not isinstance(row, Mapping) or "f1" not in row:
             continue  # how the training went
-        every = [one[key] for one in runs]
+        every = [one[key] for one in runs if key in one]
         f1 = [one["f1"] for one in every]
         told.append(
             {
@@ -52,7 +52,8 @@ def ahead(
 ) -> tuple[float, float, float] | None:
     """How much higher F1 is with the first way of reading: the mean, and the ends of its 95% interval.
 
-    The difference is taken question by question, and the questions of all draws are pooled.
+    The difference is taken question by question, and the questions of all draws are pooled: no two draws
+    share one.
 
     Args:
         found, kind: as in :func:`rows`.

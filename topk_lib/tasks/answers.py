@@ -7,7 +7,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 from topk_lib.tasks.pieces import CJK, Piece, Question, keep, sentences, token_pieces
@@ -50,7 +50,13 @@ PROMPTS = {
 
 
 class Kept(NamedTuple):
-    """What is left of a paragraph: token ids for the language model, and the pieces that were chosen."""
+    """What is left of a paragraph: token ids for the language model, and what can be read of it.
+
+    Attributes:
+        ids: of the tokens that were kept.
+        pieces: the sentences or tokens that were chosen. Of a character that is several tokens (half of the
+            tokens of Chinese, in a tokenizer of bytes) all must be kept, else it cannot be read.
+    """
 
     ids: list[int]
     pieces: list[Piece]
@@ -84,9 +90,20 @@ def narrow(
     chosen = keep(scorer(question, pieces), k)
     kept = [pieces[i] for i in chosen]
     if unit == "tokens":
-        return Kept([ids[i] for i in chosen], kept)
+        torn = {c for i in set(range(len(ids))).difference(chosen) for c in range(*tokens[i])}
+        return Kept([ids[i] for i in chosen], [whole for piece in kept if (whole := _whole(piece, torn))])
     inside = [any(a < token.end <= b for a, b in kept) for token in tokens]
     return Kept([i for i, there in zip(ids, inside, strict=True) if there], kept)
+
+
+def _whole(piece: Piece, torn: Container[int]) -> Piece | None:
+    """What a piece is without the characters of which a part was dropped; these stand at its ends."""
+    a, b = piece
+    while a < b and a in torn:
+        a += 1
+    while a < b and b - 1 in torn:
+        b -= 1
+    return Piece(a, b) if a < b else None
 
 
 def prompt_ids(tokenizer: Any, template: str, question: str, context_ids: Sequence[int]) -> list[int]:
@@ -141,8 +158,9 @@ def read_answers(
 def answer_units(text: str) -> list[str]:
     """An answer as SQuAD's script compares it: in lower case, without punctuation and articles, in words.
 
-    So do Rajpurkar et al. (2016); of Chinese every character is a unit, and its punctuation goes, too, as in
-    the script of Lewis et al. (2020, "MLQA").
+    So do Rajpurkar et al. (2016), who take out ASCII's punctuation; as in the script of Lewis et al. (2020,
+    "MLQA") that of other alphabets goes, too (curly quotes, long dashes), and of Chinese every character is
+    a unit.
     """
     bare = "".join(
         c for c in text.lower() if c not in string.punctuation and unicodedata.category(c)[0] != "P"
@@ -157,6 +175,9 @@ def exact_match(said: str, answers: Sequence[str]) -> bool:
 
 def f1(said: str, answers: Sequence[str]) -> float:
     """The harmonic mean of precision and recall of an answer's units, the best over those marked.
+
+    Where nothing is left of one of the two it is 1 if nothing is left of the other either, else 0, as in
+    SQuAD's second script.
 
     Example:
         >>> f1("on the mules", ["on mules"])

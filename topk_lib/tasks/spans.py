@@ -239,6 +239,9 @@ def train_reader(
     for number, question in enumerate((*train, *dev)):
         if not question.answers:
             raise ValueError(f"question {number}, {question.question!r}, has no answer: leave it out")
+    for what, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{what} must be at least 1, got {value}")
     model, tokenizer = load_reader(name, seed=seed)
     reader = SpanReader(model.to(device), tokenizer, length=length, stride=stride, most=most)
     windows = reader._windows(train)
