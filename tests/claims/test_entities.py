@@ -20,20 +20,20 @@ def test_rows_are_means_over_seeds_beside_their_cost() -> None:
 
     timed = {"flops_per_post": 4.0, "texts_per_second": 7.0}
     found = {
-        "gate-s0": record(**shares(0.25)),
-        "gate-s1": record(**shares(0.75)),
+        "doubt-s0": record(**shares(0.25)),
+        "doubt-s1": record(**shares(0.75)),
         "layers3-s0": record(f1=0.5, losses=[1.0]),
         "whole-s0": record(f1=0.9),
-        "cost": {"metrics": {"layers3": {"flops_per_post": 3.0}, "gate 1/2": timed}},
+        "cost": {"metrics": {"layers3": {"flops_per_post": 3.0}, "doubt 1/2": timed}},
     }
     rows = {(row["k"], row["rule"]): row for row in leaving(found)}
     assert list(rows) == [
-        *((k, NAMES["gate"]) for k in ("all", "3/4", "1/2")),
-        *(("1/4", NAMES[rule]) for rule in ("layers", "gate")),
+        *((k, NAMES["doubt"]) for k in ("all", "1/2")),
+        *(("1/4", NAMES[rule]) for rule in ("layers", "doubt")),
     ]
-    half = rows["1/2", NAMES["gate"]]
-    assert (half["seeds"], half["f1"], half["f1 least"], half["f1 most"]) == (2, 2.5, 2.25, 2.75)
-    assert (half["names_kept"], half["flops"], half["texts_per_second"]) == (0.5, 4.0, 7.0)
+    half = rows["1/2", NAMES["doubt"]]
+    assert (half["seeds"], half["f1"], half["f1 least"], half["f1 most"]) == (2, 1.5, 1.25, 1.75)
+    assert (half["names_kept"], half["flops"], half["texts_per_second"]) == (0.75, 4.0, 7.0)
     shallow = rows["1/4", NAMES["layers"]]
     assert shallow["f1"] == pytest.approx(0.5)
     assert shallow["flops"] == 3

@@ -14,7 +14,7 @@ from topk_lib import records
 from topk_lib.models.loading import encoder_path
 from topk_lib.studies import entities
 from topk_lib.studies.base import Made
-from topk_lib.tasks.entities import RULES, load_tagger
+from topk_lib.tasks.entities import RULES, load_tagger, train_tagger
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def test_the_rate_comes_first_and_no_run_twice() -> None:
     names = [one.name for one in entities.runs(gpu=False)]
     assert names[0] == "dev"
     assert len(set(names)) == len(names)
-    assert set(entities.RULES) == set(RULES)
-    for what in (*RULES, "whole", *(f"layers{layers}" for layers in entities.DEPTHS.values())):
+    assert set(entities.RULES) < set(RULES)
+    for what in (*entities.RULES, "whole", *(f"layers{layers}" for layers in entities.DEPTHS.values())):
         assert {f"{what}-s{seed}" for seed in range(3)} < set(names)
 
 
@@ -81,7 +81,7 @@ def test_whole_runs(study: Callable[[str], Made], monkeypatch: pytest.MonkeyPatc
     assert dev["rates"][f"{dev['best']:g}"]["f1"] == max(row["f1"] for row in dev["rates"].values())
 
     whole = study("whole-s0")
-    assert set(whole.metrics["untrained"]) == {"attention", "capital", "random"}
+    assert 0 <= whole.metrics["f1_unseen"] <= 1
     assert len(whole.metrics["losses"]) == 1
     assert whole.data["n_eval"] > 0
     assert whole.settings["learning_rate"] == dev["best"]
@@ -94,7 +94,7 @@ def test_whole_runs(study: Callable[[str], Made], monkeypatch: pytest.MonkeyPatc
 
     # what was trained is taken up again, unless it was trained otherwise
     trained: list[Any] = []
-    train = entities.train_tagger
+    train = train_tagger
 
     def counting(*given: Any, **more: Any) -> list[float]:
         trained.append(more)
@@ -114,22 +114,17 @@ def test_whole_runs(study: Callable[[str], Made], monkeypatch: pytest.MonkeyPatc
 def test_what_it_costs(study: Callable[[str], Made]) -> None:
     cost = study("cost").metrics
     flops = {name: row["flops_per_post"] for name, row in cost.items()}
-    assert flops["layers6"] > flops["layers5"] > flops["layers4"] > flops["layers3"]
-    for name in ("3/4", "1/2", "1/4"):
-        assert flops["attention " + name] > flops["gate " + name]  # who is chosen by attention costs more
-    assert flops["random 1/2"] == flops["capital 1/2"] < flops["gate 1/2"] < flops["doubt 1/2"]
+    assert flops["layers6"] > flops["layers4"] > flops["layers3"]
+    for name in ("1/2", "1/4"):
+        assert flops["attention " + name] > flops["doubt " + name]  # who is chosen by attention costs more
+    assert flops["random 1/2"] == flops["capital 1/2"] < flops["doubt 1/2"]
     assert flops["random 1/2"] == pytest.approx(flops["layers4"], rel=0.15)  # shares are rounded up
     assert flops["random all"] == flops["layers6"]
     assert all(row["texts_per_second"] > 0 for name, row in cost.items() if name.endswith("1/2"))
 
 
-def test_plain_taggers_and_layers_to_leave_after(study: Callable[[str], Made]) -> None:
+def test_plain_taggers(study: Callable[[str], Made]) -> None:
     plain = study("plain").metrics
     assert plain["lexicon"]["f1_unseen"] == 0 <= plain["linear"]["f1_unseen"]
     assert 0.5 < plain["tags"]["O"] < 1
-    study("dev")
-    after = study("after").metrics
-    rules = ("attention", "capital", "random")
-    assert set(after) == {"whole", *(f"{rule} {n}" for rule in rules for n in range(5))}
-    kept = {after[f"capital {n}"]["names_kept"] for n in range(5)}
-    assert len(kept) == 1  # the words, not the states, say who stays
+    assert plain["tried"][f"{study('plain').settings['c']:g}"] == max(plain["tried"].values())

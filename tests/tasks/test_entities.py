@@ -117,8 +117,8 @@ def test_capitals_are_of_words(posts: Posts, tokenizer: Any) -> None:
         for whose, big in zip(posts.of_word[row], posts.capitals(row), strict=True):
             assert big == (whose >= 0 and words[whose][0].isupper())
     signs = read_posts(data([["#Hull", "@anna", "42", "iPad"]], [["O"] * 4]), tokenizer)
-    of_word, big = signs.of_word[0], signs.capitals(0)
-    assert [big[of_word.index(word)] for word in range(4)] == [1, 0, 0, 0]
+    of_word, found = signs.of_word[0], signs.capitals(0)
+    assert [found[of_word.index(word)] for word in range(4)] == [1, 0, 0, 0]
 
 
 def test_batches_are_of_one_length_and_hold_each_post_once(tokenizer: Any) -> None:

@@ -37,6 +37,8 @@ def test_scores_by_hand() -> None:
     assert found["precision"] == pytest.approx(2 / 5)
     assert found["recall"] == pytest.approx(2 / 4)
     assert found["f1"] == pytest.approx(4 / 9)
+    # strictly there are 4 said, and "I-person" alone is none
+    assert found["f1_strict"] == pytest.approx(2 * 2 / (4 + 4))
     # without the two tootings: 2 there, 3 said, 1 right
     assert found["names_unseen"] == 2
     assert found["recall_unseen"] == pytest.approx(1 / 2)
@@ -45,6 +47,9 @@ def test_scores_by_hand() -> None:
     assert found["f1_surface"] == pytest.approx(4 / 8)
     assert found["kinds"] == {"person": pytest.approx(2 / 6), "location": pytest.approx(2 / 3)}
     assert entity_scores(WORDS, TAGS, TAGS)["f1"] == entity_scores(WORDS, TAGS, TAGS)["f1_surface"] == 1
+    one = [["B-creative-work", "I-creative-work"]]
+    assert entity_scores([["Two", "Rivers"]], one, one)["f1_strict"] == 1
+    assert entity_scores([["Two", "Rivers"]], one, [["B-creative-work", "I-group"]])["f1_strict"] == 0
     nothing = [["O"] * len(words) for words in WORDS]
     assert entity_scores(WORDS, TAGS, nothing)["f1"] == 0
     assert entity_scores(WORDS, nothing, nothing)["names"] == 0

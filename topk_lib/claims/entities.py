@@ -16,12 +16,11 @@ NAMES = {
     "doubt": "those the tagger doubts",
     "capital": "capital letters",
     "attention": "most attention received",
-    "gate": "a learned gate",
     "random": "random",
 }
 """Who goes through the upper layers, as the study calls it and as pages do."""
 
-_DEPTHS = {"all": 6, "3/4": 5, "1/2": 4, "1/4": 3}
+_DEPTHS = {"all": 6, "1/2": 4, "1/4": 3}
 _MEASURES = ("f1", "f1_unseen", "recall_unseen", "f1_surface", "names_kept")
 
 

@@ -228,7 +228,7 @@ def train_tagger(
             if leaving is not None:
                 leaving.share = dice.choice(shares)
             loss = _loss(model, posts, rows, leaving)
-            (loss / scale).backward()
+            torch.autograd.backward(loss / scale)
             torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
             optimiser.step()
             schedule.step()

@@ -164,4 +164,5 @@ class Leaving(nn.Module):
 
 def _doubt(model: Any, hidden: Tensor) -> Tensor:
     """(batch, length): how likely the head finds that a token is of a name."""
-    return 1 - model.classifier(hidden).float().softmax(-1)[..., model.config.label2id["O"]]
+    logits: Tensor = model.classifier(hidden).float()
+    return 1 - logits.softmax(-1)[..., model.config.label2id["O"]]

@@ -59,7 +59,8 @@ def entity_scores(words: Texts, truth: Texts, said: Texts, seen: Collection[str]
 
     Returns:
         ``precision``, ``recall``, ``f1`` over all names (seqeval's, micro-averaged, in its default mode,
-        which agrees with conlleval); ``f1_unseen`` and ``recall_unseen``, for which names of a form in
+        which agrees with conlleval: a name may begin with "I-"); ``f1_strict``, where such a one is none
+        (seqeval's strict mode for IOB2, the form of tags here); ``f1_unseen`` and ``recall_unseen``, for which names of a form in
         ``seen`` are taken out of both sides; ``f1_surface``, over the set of different pairs of form and
         kind, after the second measure of the shared task (Derczynski et al., 2017); ``kinds``, the F1 of
         each; ``names`` and ``names_unseen``, how many there are.
@@ -71,8 +72,12 @@ def entity_scores(words: Texts, truth: Texts, said: Texts, seen: Collection[str]
     sizes = [[len(row) for row in side] for side in (words, truth, said)]
     if not sizes[0] == sizes[1] == sizes[2]:
         raise ValueError("words, truth and said must have one tag a word: their rows differ in length")
-    seen = set(seen)
+    seen, judge = set(seen), _seqeval()
+    from seqeval.scheme import IOB2  # there, since the line above found its home
+
+    rows = [list(map(list, side)) for side in (truth, said)]
     precision, recall, f1, names = _prf(truth, said)
+    strict = judge.f1_score(*rows, mode="strict", scheme=IOB2, zero_division=0) if names else 0.0
     rare = _prf(_without(words, truth, seen), _without(words, said, seen))
     true, found = (
         {
@@ -82,11 +87,10 @@ def entity_scores(words: Texts, truth: Texts, said: Texts, seen: Collection[str]
         }
         for side in (truth, said)
     )
-    report = _seqeval().classification_report(
-        list(map(list, truth)), list(map(list, said)), output_dict=True, zero_division=0
-    ) if names else {}  # fmt: skip
+    report = judge.classification_report(*rows, output_dict=True, zero_division=0) if names else {}
     return {
-        "precision": precision, "recall": recall, "f1": f1, "f1_unseen": rare[2], "recall_unseen": rare[1],
+        "precision": precision, "recall": recall, "f1": f1, "f1_strict": float(strict), "f1_unseen": rare[2],
+        "recall_unseen": rare[1],
         "f1_surface": 2 * len(true & found) / max(1, len(true) + len(found)),
         "kinds": {kind: float(row["f1-score"]) for kind, row in report.items() if not kind.endswith(" avg")},
         "names": names, "names_unseen": rare[3],
@@ -132,8 +136,8 @@ def lexicon_tags(words: Texts, tags: Texts, others: Texts) -> list[list[str]]:
         row, at = ["O"] * len(post), 0
         while at < len(post):
             ends = range(min(at + longest, len(post)) - 1, at - 1, -1)
-            last = next((end for end in ends if _form(post, at, end) in kinds), None)
-            if last is None:
+            last = next((end for end in ends if _form(post, at, end) in kinds), -1)
+            if last < 0:
                 at += 1
                 continue
             kind = kinds[_form(post, at, last)].most_common(1)[0][0]
