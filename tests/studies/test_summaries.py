@@ -13,14 +13,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from topk_lib import records
 from topk_lib.claims import summaries as claims
+from topk_lib.data import load_set
 from topk_lib.models import load_encoder
 from topk_lib.studies import summaries
 from topk_lib.studies.base import Made
 
+_N = {"train": 24, "dev": 12, "test": 20}
 
-@pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Made]]:
-    """Runs by their name, on the embedded abstracts, with a random model of the encoder's words."""
+
+@pytest.fixture(scope="module")
+def few() -> Iterator[None]:
+    """A few embedded abstracts, whose vectors are made once, and a random model of the encoder's words."""
     tokenizer = load_encoder()[1]
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -28,18 +31,30 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
         num_attention_heads=2, num_key_value_heads=1,
     )  # fmt: skip
     pair = LlamaForCausalLM(config).eval(), tokenizer
-    for name, value in {"_ASKED": 6, "_ASKED_DEV": 4, "_MOST": 5}.items():
-        monkeypatch.setattr(summaries, name, value)
-    monkeypatch.setattr(summaries, "_model", lambda: pair)
-    monkeypatch.setattr(
-        summaries, "GATES", {name: g | {"epochs": 3} for name, g in [*summaries.GATES.items()][::3]}
-    )
-    real = summaries.load_set
-    monkeypatch.setattr(summaries, "load_set", lambda name, **more: real(name, "embedded", **more))
+    caches: list[Any] = [summaries._part, summaries._padded]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"_ASKED": 6, "_ASKED_DEV": 4, "_MOST": 5, "_model": lambda: pair}.items():
+            patch.setattr(summaries, name, value)
+        patch.setattr(
+            summaries, "GATES", {name: g | {"epochs": 3} for name, g in [*summaries.GATES.items()][::3]}
+        )
+        patch.setattr(
+            summaries,
+            "load_set",
+            lambda name, **more: load_set(name, "embedded", n=_N[more["split"]], **more),
+        )
+        for cached in caches:
+            cached.cache_clear()
+        yield
+        for cached in caches:
+            cached.cache_clear()
+
+
+@pytest.fixture
+def study(few: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Made]:
+    """Runs by their name, with records of their own."""
     monkeypatch.setenv("TOPK_RESULTS", str(tmp_path))
-    caches: list[Any] = [summaries._part, summaries._padded, summaries._gate]
-    for cached in caches:
-        cached.cache_clear()
+    summaries._gate.cache_clear()  # it rests on a record
     runs = {one.name: one for one in summaries.runs(gpu=False)}
 
     def make(name: str) -> Made:
@@ -49,9 +64,7 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
         )
         return made
 
-    yield make
-    for cached in caches:
-        cached.cache_clear()
+    return make
 
 
 def test_choices_come_first_and_no_run_twice() -> None:
@@ -66,9 +79,9 @@ def test_choices_come_first_and_no_run_twice() -> None:
 
 
 def test_nothing_is_measured_before_it_is_chosen_on_dev(study: Callable[[str], Made]) -> None:
-    with pytest.raises(ValueError, match=r"on dev abstracts first: .* --only summaries/dev-gate"):
+    with pytest.raises(ValueError, match=r"rests on a choice on dev abstracts: .* --only summaries/dev-gate"):
         study("extract-gate-k1-s0")
-    with pytest.raises(ValueError, match=r"on dev abstracts first: .* --only summaries/dev-ask"):
+    with pytest.raises(ValueError, match=r"rests on a choice on dev abstracts: .* --only summaries/dev-ask"):
         study("write-all")
 
 
@@ -83,7 +96,7 @@ def test_whole_runs(study: Callable[[str], Made]) -> None:
         study(f"extract-gate-k1-s{seed}")
         study(f"extract-random-k1-s{seed}")
     for name in ("write-all", "write-lead-k1-s0", "write-gate-k1-s0", "tokens-surprise-k32-s0",
-                 "tokens-first-k32-s0", "tokens-random-k32-s1"):  # fmt: skip
+                 "tokens-first-k32-s0", "tokens-random-k64-s1"):  # fmt: skip
         made = study(name)
         assert made.data["n_eval"] == len(made.metrics["each"]["rouge1"]) == 6
     found = records.load_all("summaries")
@@ -101,7 +114,8 @@ def test_whole_runs(study: Callable[[str], Made]) -> None:
     assert written["lead", 1]["tokens"] < written["all", 0]["tokens"]
     assert written["all", 0]["seconds"] > 0
     tokens = {row["rule"]: row for row in claims.rows(found, "tokens")}
-    assert tokens["first"]["tokens"] == tokens["random"]["tokens"] == tokens["surprise"]["tokens"] == 32
+    assert tokens["first"]["tokens"] == tokens["surprise"]["tokens"] == 32
+    assert tokens["random"]["tokens"] == 64
 
     lead, gate = extracted["oracle", 1]["records"], extracted["gate", 1]["records"]
     mean, low, high = claims.ahead(lead, gate)
@@ -117,3 +131,12 @@ def test_the_same_abstracts_are_asked_about_each_time(study: Callable[[str], Mad
     assert set(part.some(3)) < set(part.some(6))
     assert np.array(part.some(6)).max() < len(part.abstracts)
     assert len(part.some(10**6)) == len(part.abstracts)
+
+
+def test_a_verdict_has_a_reason_and_is_of_one_sentence() -> None:
+    for sentence, told in summaries._READ.items():
+        verdict, _, why = told.partition(": ")
+        assert verdict in {"faithful", "adds", "false"}
+        assert why
+        assert summaries.verdict_of(sentence) == told
+        assert summaries.verdict_of(sentence + " And more.") == "–"  # noqa: RUF001

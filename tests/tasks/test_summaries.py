@@ -116,7 +116,7 @@ def test_no_rule_beats_the_oracle_on_the_embedded_abstracts(embedded: Any) -> No
         found[rule] = rouge(said, references)[:, 0]
     assert all((found["oracle"] >= one).all() for one in found.values())
     assert found["oracle"].mean() > found["lead"].mean() + 0.1
-    assert found["centroid"].mean() > found["lead"].mean()
+    assert min(found["lead"].mean(), found["centroid"].mean()) > found["random"].mean() + 0.02
 
 
 def planted(n: int, seed: int) -> Padded:
@@ -139,18 +139,22 @@ def planted(n: int, seed: int) -> Padded:
 
 @pytest.mark.parametrize("target", summaries.TARGETS)
 def test_a_gate_finds_what_was_planted(target: str) -> None:
-    train, dev, test = planted(300, 0), planted(60, 1), planted(100, 2)
-    gate, told = fit_gate(train, dev, 1, target=target, epochs=15, learning_rate=3e-3)
-    again, _ = fit_gate(train, dev, 1, target=target, epochs=15, learning_rate=3e-3)
-    other, _ = fit_gate(train, dev, 1, target=target, epochs=15, learning_rate=3e-3, seed=1)
+    train, dev, test = planted(200, 0), planted(60, 1), planted(100, 2)
+    gate, told = fit_gate(train, dev, 1, target=target, epochs=10, learning_rate=1e-2)
+    assert len(told) == 10
     with torch.inference_mode():
         scores = gate(test.vectors, test.valid).masked_fill(~test.valid, -torch.inf)
     right = test.chosen.gather(1, scores.argmax(-1, keepdim=True)).float().mean()
     assert right > 0.9, "chance is under a third"
-    assert max(told) > told[0]
-    name, weight = next(iter(gate.state_dict().items()))
-    assert torch.equal(weight, again.state_dict()[name])
-    assert not torch.equal(weight, other.state_dict()[name])
+
+
+def test_a_seed_decides_the_gate() -> None:
+    some = planted(20, 0)
+    one, again, other = (
+        fit_gate(some, some, 1, epochs=1, seed=seed)[0].state_dict()["net.0.weight"] for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
 
 
 def test_the_epoch_that_is_kept_is_the_best_on_dev() -> None:

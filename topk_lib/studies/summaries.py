@@ -49,8 +49,8 @@ GATES: dict[str, dict[str, Any]] = {
 _SEEDS = range(3)
 _DRAWN = ("random", "gate")  # what depends on a seed
 _KS = (1, 2, 3)
-_ASKED, _ASKED_DEV = 200, 100  # abstracts that the language model sums up
-_TOKENS = (32, 64)
+_ASKED, _ASKED_DEV = 100, 40  # abstracts that the language model sums up: that takes by far most of the time
+_TOKENS = (64, 32)
 _MOST = 60  # tokens that it may write
 
 
@@ -70,14 +70,17 @@ def runs(*, gpu: bool) -> Iterator[Run]:
         yield from seeded("extract", _extract, rule, 1)
     yield run("write-all", _write, "all", 0, 0)
     for k in (3, 1, 2):
-        for rule in ("gate", "lead", "random", "centroid"):
-            yield from seeded("write", _write, rule, k)
+        yield from seeded("write", _write, "gate", k)
+    for k in _TOKENS:
+        yield run(f"tokens-surprise-k{k}-s0", _tokens, "surprise", k, 0)
     for k in _KS[1:]:
         for rule in RULES:
             yield from seeded("extract", _extract, rule, k)
+    for rule, k in (("lead", 3), ("random", 3), ("lead", 1)):
+        yield from seeded("write", _write, rule, k)
     for k in _TOKENS:
-        for rule in ("surprise", "first", "random"):
-            yield from seeded("tokens", _tokens, rule, k)
+        yield run(f"tokens-first-k{k}-s0", _tokens, "first", k, 0)
+    yield from seeded("tokens", _tokens, "random", _TOKENS[0])
 
 
 @cache
@@ -127,7 +130,7 @@ def _model() -> tuple[Any, Any]:
 def _recorded(name: str) -> dict[str, Any]:
     if not records.path_of("summaries", name).is_file():
         raise ValueError(
-            f"that is chosen on dev abstracts first: make it with topk-lib study summaries --only "
+            f"that rests on a choice on dev abstracts: make it first with topk-lib study summaries --only "
             f"summaries/{name}"
         )
     found: dict[str, Any] = records.load("summaries", name)["metrics"]
@@ -287,11 +290,67 @@ def _tokens(rule: str, k: int, seed: int) -> Made:
     return _of_reading(rows, kept, {"seed": seed, "rule": rule, "k": k, "unit": "tokens"}, choosing)
 
 
-_READ: dict[str, str] = {}
-"""Sentences that the language model wrote of embedded abstracts, each read against its abstract by hand."""
+_READ = {
+    (
+        "The main finding of the study is that jumping spiders plan detours around obstacles, but it is "
+        "not known how long they keep a goal in mind."
+    ): "false: the open question is told as the finding",
+    (
+        "The main finding is that sodium ions are too large to be held by the layered oxide, and that the"
+        " replacement of every ninth manganese atom by magnesium is a significant reduction in the "
+        "capacity of the material."
+    ): "false: the oxide holds them, and the capacity lasts longer",
+    (
+        "The main finding is that a protein that was originally designed to be a chaperone can be pulled "
+        "apart and reassembled in a fraction of a second, revealing a previously unknown mechanism of "
+        "protein folding."
+    ): "false: the chaperone helps the protein, and is not the protein",
+    (
+        "The main finding of the study is that the brain's planning of speech is not just a matter of "
+        "memorization but also a deliberate process of error correction."
+    ): "adds: neither memory nor correction is in the text",
+    (
+        "The main finding is that a single insecticide-treated bed net can reduce malaria cases by 39%, "
+        "while a second insecticide-treated bed net reduces malaria cases by 39% compared to a bed net "
+        "without the second insecticide."
+    ): "false: there is one fall of 39 per cent, and the second substance made it",
+    (
+        "The main finding is that the model suggests that short pulses can be used to create a model of "
+        "resistance to antibiotics, which is not supported by the model of antibiotic resistance."
+    ): "false: the model is of why pulses work, and nothing speaks against it",
+    (
+        "The main finding is that after thirty minutes of a prey image, the spiders found a scent that "
+        "was not present, but after the end of the prey image, they found a scent that was not present."
+    ): "false: a scent that remained helped the spiders",
+    (
+        "The main finding is that the layered oxide in which every ninth manganese atom is replaced with "
+        "magnesium has a significant capacity loss of 88 per cent against 52 per cent without it."
+    ): "false: 88 per cent is what remains",
+    (
+        "The main finding of the study is that the knot in a chain of protein is not just a random "
+        "occurrence but is actually a mechanism that allows the protein to be made."
+    ): "false: the knot is tied while the chain is made, and does not make it",
+    (
+        "The main finding of the study is that the tongue's tendency to make incorrect sounds can be "
+        "missed by the ear, which is a common phenomenon in many fields, including psychology and "
+        "linguistics."
+    ): "adds: the first half is right, the many fields are invented",
+    (
+        "The main finding is that the use of insecticide-treated nets in a trial with insecticide-"
+        "carrying nets can reduce mosquito populations, but the effectiveness of the treatment is limited"
+        " by the presence of a second substance on the roof panel."
+    ): "false: the second substance helps, and nobody counted mosquitoes",
+    (
+        "The main finding is that the bacteria grew in 960 chambers under 960 pulses of 2 hours every two"
+        " hours, which is a significant reduction in the number of chambers compared to the original 117 "
+        "chambers."
+    ): "false: resistance appeared in 3 chambers instead of 117",
+}
+"""Sentences that the embedded language model wrote of embedded abstracts, each read once against its whole
+abstract, by another and far larger language model that helped to write the course."""
 
 
 def verdict_of(sentence: str) -> str:
-    """Whether a sentence of the chapter is "faithful", "adds" something or is "false", with a word why; a
-    dash for one that nobody has read."""
+    """Whether a sentence of the chapter is "faithful", "adds" something or is "false", and why, in a few
+    words; a dash for one that was not read."""
     return _READ.get(sentence, "–")  # noqa: RUF001

@@ -143,7 +143,7 @@ def sentence_vectors(encoder: Any, tokenizer: Any, abstracts: Sequence[Sequence[
         abstracts: lists of sentences, none of them empty.
     """
     found = text_vectors(encoder, tokenizer, [one for abstract in abstracts for one in abstract])
-    return list(found.split([len(abstract) for abstract in abstracts]))
+    return list(torch.split(found, [len(abstract) for abstract in abstracts]))
 
 
 def plain_scores(rule: str, vectors: Tensor, seed: int | Sequence[int] = 0) -> Tensor:
@@ -301,7 +301,7 @@ def fit_gate(
     dice = torch.Generator().manual_seed(seed)
     best, kept, told = -1.0, gate.state_dict(), list[float]()
     for _ in range(epochs):
-        for rows in torch.randperm(len(train.valid), generator=dice).split(batch_size):
+        for rows in torch.split(torch.randperm(len(train.valid), generator=dice), batch_size):
             part = Padded(*(x[rows] for x in train))
             weights = soft_topk(gate(part.vectors, part.valid), k, valid=part.valid)
             if target == "rouge":
