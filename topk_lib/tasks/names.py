@@ -60,10 +60,10 @@ def entity_scores(words: Texts, truth: Texts, said: Texts, seen: Collection[str]
     Returns:
         ``precision``, ``recall``, ``f1`` over all names (seqeval's, micro-averaged, in its default mode,
         which agrees with conlleval: a name may begin with "I-"); ``f1_strict``, where such a one is none
-        (seqeval's strict mode for IOB2, the form of tags here); ``f1_unseen`` and ``recall_unseen``, for which names of a form in
-        ``seen`` are taken out of both sides; ``f1_surface``, over the set of different pairs of form and
-        kind, after the second measure of the shared task (Derczynski et al., 2017); ``kinds``, the F1 of
-        each; ``names`` and ``names_unseen``, how many there are.
+        (seqeval's strict mode for IOB2, the form of tags here); ``f1_unseen`` and ``recall_unseen``, for
+        which names of a form in ``seen`` are taken out of both sides; ``f1_surface``, over the set of
+        different pairs of form and kind, after the second measure of the shared task (Derczynski et al.,
+        2017); ``kinds``, the F1 of each; ``names`` and ``names_unseen``, how many there are.
 
     Raises:
         ImportError: seqeval is not installed.
