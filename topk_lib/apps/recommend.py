@@ -91,7 +91,7 @@ class Suggestion:
         film: its number.
         title: its title.
         score: higher is better; of no use across people.
-        because: the film of the history that spoke most for it; None where none did.
+        because: the film liked in the history that spoke most for it; None where none did.
     """
 
     film: int
@@ -208,7 +208,7 @@ class Recommender:
 
     def _suggestion(self, at: int, score: float, places: Tensor, weights: Tensor) -> Suggestion:
         spoke = (self.read[places] @ self.offer[at]) * weights
-        spoke = torch.where(spoke.isnan(), 0, spoke)
+        spoke = torch.where(spoke.isnan() | (weights <= 0), 0, spoke)  # nobody is offered what they disliked
         best = int(spoke.argmax()) if len(spoke) else 0
         because = self.titles[int(places[best])] if len(spoke) and spoke[best] > 0 else None
         return Suggestion(self.films[at], self.titles[at], score, because)
