@@ -28,18 +28,33 @@ def test_rows_are_means_over_seeds_beside_their_cost() -> None:
     }
     rows = {(row["k"], row["rule"]): row for row in leaving(found)}
     assert list(rows) == [
-        *((k, NAMES["doubt"]) for k in ("all", "1/2")),
+        *((k, NAMES["doubt"]) for k in ("all", "3/4", "1/2")),
         *(("1/4", NAMES[rule]) for rule in ("layers", "doubt")),
     ]
     half = rows["1/2", NAMES["doubt"]]
-    assert (half["seeds"], half["f1"], half["f1 least"], half["f1 most"]) == (2, 1.5, 1.25, 1.75)
-    assert (half["names_kept"], half["flops"], half["texts_per_second"]) == (0.75, 4.0, 7.0)
+    assert (half["seeds"], half["f1"], half["f1 least"], half["f1 most"]) == (2, 2.5, 2.25, 2.75)
+    assert (half["names_kept"], half["flops"], half["texts_per_second"]) == (0.5, 4.0, 7.0)
     shallow = rows["1/4", NAMES["layers"]]
     assert shallow["f1"] == pytest.approx(0.5)
     assert shallow["flops"] == 3
     assert "names_kept" not in shallow
     assert "texts_per_second" not in shallow
     assert leaving({}) == []
+
+
+@pytest.mark.parametrize(
+    ("seeds", "mine", "said"),
+    [(3, 0.31, "ahead"), (3, 0.19, "behind"), (3, 0.27, "no telling"), (2, 0.31, "no telling")],
+)
+def test_a_rule_is_ahead_where_all_its_seeds_are(seeds: int, mine: float, said: str) -> None:
+    found: dict[str, Any] = {}
+    for seed in range(seeds):
+        found[f"layers4-s{seed}"] = record(f1_unseen=0.25 + 0.02 * seed)
+        found[f"random-s{seed}"] = record(**{k: {"f1_unseen": mine + 0.02 * seed} for k in entities.SHARES})
+    rows = {(row["k"], row["rule"]): row for row in leaving(found)}
+    assert rows["1/2", NAMES["random"]]["beside"] == said
+    assert "beside" not in rows["1/2", NAMES["layers"]]
+    assert "beside" not in rows["1/4", NAMES["random"]]  # nothing to stand beside
 
 
 def test_rules_and_depths_are_the_study_s() -> None:

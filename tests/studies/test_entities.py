@@ -114,8 +114,8 @@ def test_whole_runs(study: Callable[[str], Made], monkeypatch: pytest.MonkeyPatc
 def test_what_it_costs(study: Callable[[str], Made]) -> None:
     cost = study("cost").metrics
     flops = {name: row["flops_per_post"] for name, row in cost.items()}
-    assert flops["layers6"] > flops["layers4"] > flops["layers3"]
-    for name in ("1/2", "1/4"):
+    assert flops["layers6"] > flops["layers5"] > flops["layers4"] > flops["layers3"]
+    for name in ("3/4", "1/2", "1/4"):
         assert flops["attention " + name] > flops["doubt " + name]  # who is chosen by attention costs more
     assert flops["random 1/2"] == flops["capital 1/2"] < flops["doubt 1/2"]
     assert flops["random 1/2"] == pytest.approx(flops["layers4"], rel=0.15)  # shares are rounded up
