@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import httpx
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 
 from topk_lib.apps.monitor import Monitor
@@ -25,6 +27,7 @@ from topk_lib.apps.store import Store
 from topk_lib.apps.support import Desk, DeskSettings
 from topk_lib.apps.web import Bounds, make_app, serve
 
+BOOK = Path(__file__).resolve().parents[2] / "book"
 HANGING = 600_000  # milliseconds; a slow machine fails nothing
 
 
@@ -303,6 +306,21 @@ def test_films_are_rated_and_offered(browser: Browser, address: str, recommender
         page.get_by_role("button", name="Add").click()
         expect(page.locator("#problem")).to_contain_text("No such film at all")
         expect(page.locator("#rated li")).to_have_count(0)
+
+
+def test_the_pictures_of_the_demos_can_be_taken_anew(
+    browser: Browser, address: str, recommender: Recommender, tmp_path: Path
+) -> None:
+    made = runpy.run_path(str(BOOK / "demos.py"))
+    made["take"](browser, address, recommender, tmp_path)
+    for name in ("support", "monitor", "recommend"):
+        with (
+            Image.open(tmp_path / f"demo-{name}.png") as now,
+            Image.open(BOOK / "_static" / f"demo-{name}.png") as kept,
+        ):
+            assert now.width == kept.width == round(made["WIDTH"] * made["SHARP"])
+            assert now.height == pytest.approx(kept.height, rel=0.2), "as the page looks now"
+            assert (BOOK / "_static" / f"demo-{name}.png").stat().st_size < 100_000
 
 
 @pytest.mark.slow

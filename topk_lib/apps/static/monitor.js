@@ -4,7 +4,7 @@ attempt(async () => {
     `Those are replayed over ${told.days} days. The set has no dates: the replay gives it some, and the surge is planted.`;
 });
 
-const H = 300, LEFT = 46, RIGHT = 12, TOP = 14, BOTTOM = 34;
+const H = 300, LEFT = 46, RIGHT = 12, TOP = 32, BOTTOM = 34;
 let last = null;
 
 function draw(told) {
@@ -15,7 +15,7 @@ function draw(told) {
   // What matters is who crosses the threshold: a line that climbs far beyond it leaves the picture.
   const most = Math.min(1.12 * Math.max(told.threshold, ...told.lines.flat()), 2.5 * told.threshold);
   const x = (day) => LEFT + ((W - LEFT - RIGHT) * day) / Math.max(1, days - 1);
-  const y = (value) => H - BOTTOM - ((H - TOP - BOTTOM) * (Math.min(value, most) - least)) / (most - least);
+  const y = (value) => H - BOTTOM - ((H - TOP - BOTTOM) * (value - least)) / (most - least);
   const add = (tag, attributes, text) => {
     const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -26,13 +26,13 @@ function draw(told) {
   if (told.surge) {
     const from = x(told.surge.day);
     add("rect", { class: "planted", x: from, y: TOP, width: W - RIGHT - from, height: H - TOP - BOTTOM });
-    add("text", { x: from + 4, y: TOP + 10 }, "surge planted");
+    add("text", { x: W - RIGHT, y: TOP - 6, "text-anchor": "end" }, "surge planted");
   }
   add("path", { class: "axis", fill: "none", d: `M${LEFT} ${TOP}V${H - BOTTOM}H${W - RIGHT}` });
   const step = W < 500 ? 10 : 5;
   for (let day = 0; day < days; day += step) add("text", { x: x(day), y: H - 16, "text-anchor": "middle" }, day);
   add("text", { x: W / 2, y: H - 2, "text-anchor": "middle" }, "day");
-  add("text", { x: LEFT + 4, y: TOP + 10 }, told.log ? "evidence, log scale" : "evidence");
+  add("text", { x: LEFT, y: TOP - 20 }, told.log ? "evidence, log scale" : "evidence");
   told.lines.forEach((line, topic) => add("polyline", {
     class: told.surge && topic === told.surge.topic ? "topic surge" : "topic",
     points: line.map((value, day) => `${x(day).toFixed(1)},${y(value).toFixed(1)}`).join(" "),
