@@ -210,6 +210,9 @@ def test_types_are_measured_on_captions() -> None:
         "Right"
     )
     assert "lexicon.expected(source) says" in check(commonest)
+    assert "Ask for every token of the source" in check(
+        lambda lexicon, source, k: candidates(lexicon, source[:3], k)
+    )
     assert "64 different types are wanted; yours are 63" in check(lambda *given: expected(*given)[1:])
     assert "of which 1 differ" in check(lambda lexicon, source, k: [1] * k)
     assert "type 1 is the end" in check(lambda lexicon, source, k: range(2, k + 2))

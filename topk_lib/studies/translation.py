@@ -137,7 +137,7 @@ def _found(run: str, key: str) -> Any:
 
 
 def chosen_common() -> float:
-    """The share of k that is for the commonest types, chosen on the dev captions.
+    """The share of k that is for the commonest types where there is one, chosen on the dev captions.
 
     Raises:
         ValueError: that was not measured yet.
@@ -192,7 +192,7 @@ def _coverage() -> Made:
         return {"tokens": tokens, "sentences": sentences}
 
     dev = {f"{share:g}": covered(data.dev, _AT, share) for share in _COMMON}
-    common = max(_COMMON, key=lambda share: float(dev[f"{share:g}"]["tokens"]))
+    common = max(filter(None, _COMMON), key=lambda share: float(dev[f"{share:g}"]["tokens"]))  # 0: "lexicon"
     iterations = {str(n): covered(data.dev, _AT, common, _lexicon(n)) for n in _ITERATIONS}
     test: dict[str, Any] = {way: {} for way in WAYS}
     for k in _ks():

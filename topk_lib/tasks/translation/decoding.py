@@ -38,7 +38,7 @@ class OutputRows:
             self.weight, self.bias = weight, bias
             return
         if shared:
-            self.ids = torch.cat(list(chosen)).unique().to(weight.device)
+            self.ids = torch.unique(torch.cat(list(chosen))).to(weight.device)
             self.weight, self.bias = weight[self.ids], bias[self.ids]
             return
         ids = pad_sequence(list(chosen), batch_first=True, padding_value=-1).to(weight.device)

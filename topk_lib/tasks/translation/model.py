@@ -206,9 +206,9 @@ def _train(
         trainer.remove_callback(PrinterCallback)
     with errors_only() if quiet else nullcontext():
         trainer.train(resume_from_checkpoint=places.last_checkpoint(folder))
-    if not all(bool(torch.isfinite(p).all()) for p in trainer.model.parameters()):
-        raise RuntimeError(f"the training diverged, and {folder} is worth nothing: lower learning_rate")
-    places.save_model(trainer, folder)
+        if not all(bool(torch.isfinite(p).all()) for p in trainer.model.parameters()):
+            raise RuntimeError(f"the training diverged, and {folder} is worth nothing: lower learning_rate")
+        places.save_model(trainer, folder)
     state = trainer.state
     losses = {round(row["epoch"]): row["eval_loss"] for row in state.log_history if "eval_loss" in row}
     result = {

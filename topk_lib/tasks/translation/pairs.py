@@ -110,11 +110,11 @@ def kept_places(
         return []
     ids = np.asarray(source, dtype=np.int64)
     scores = {
-        "rare": lambda: -counts[ids],
-        "common": lambda: counts[ids],
-        "first": lambda: -np.arange(len(ids)),
-        "random": lambda: np.random.default_rng([seed, *source]).random(len(ids)),
-    }[rule]()
+        "rare": -counts[ids],
+        "common": counts[ids],
+        "first": -np.arange(len(ids)),
+        "random": np.random.default_rng([seed, *source]).random(len(ids)),
+    }[rule]
     k = math.ceil(share * len(ids) - 1e-9)  # 0.1 * 30 is a little over 3
     found: list[int] = hard_topk(torch.from_numpy(np.asarray(scores, dtype=np.float64)), k).indices.tolist()
     return found
