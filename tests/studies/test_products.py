@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from topk_lib import records
+from topk_lib.claims.compare import wrong
 from topk_lib.studies import products
 from topk_lib.studies.base import Made, Run
 
@@ -16,7 +17,7 @@ from topk_lib.studies.base import Made, Run
 @pytest.fixture
 def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Made]]:
     small = {"_STEPS": 100, "_TRAINED": ("ids", "both"), "_LOSS_KS": (5,), "_QUERIES": 4, "_CELLS": 8,
-             "_PROBES": (1, 8), "_REPLAYS": 4}  # fmt: skip
+             "_PROBES": (1, 8), "_REPLAYS": 4, "_TEXTS": 3}  # fmt: skip
     for name, value in small.items():
         monkeypatch.setattr(products, name, value)
     monkeypatch.setenv("TOPK_RESULTS", str(tmp_path))
@@ -91,7 +92,17 @@ def test_the_desk_is_measured(study: Callable[[str], Made]) -> None:
     assert made.settings["examples"] == 5
     few = study("support-logistic-e10-tfidf-k8-s0")
     assert few.metrics["tokens"] <= 8
-    assert few.data["n_eval"] == made.data["n_eval"] > 50
+    assert few.data["n_eval"] == made.data["n_eval"] > 40
+    assert few.data["eval_fingerprint"] == made.data["eval_fingerprint"]
+    each = wrong({"run": "few", "metrics": few.metrics, "data": few.data})
+    assert each.mean() == pytest.approx(1 - few.metrics["accuracy"])
+
+
+def test_reading_is_timed_whole_and_in_part(study: Callable[[str], Made]) -> None:
+    metrics = study("reading").metrics
+    for product, ks in (("support", (8, 12)), ("monitor", (12, 24))):
+        assert set(metrics[product]) == {"all", *(f"tfidf-k{k}" for k in ks)}
+        assert all(row["texts_per_second"] > 0 for row in metrics[product].values())
 
 
 def test_the_monitor_is_measured(study: Callable[[str], Made]) -> None:
@@ -100,7 +111,10 @@ def test_the_monitor_is_measured(study: Callable[[str], Made]) -> None:
     assert set(made.metrics["alarms"]) == {"e-detector", "cusum", "window"}
     for row in made.metrics["alarms"].values():
         assert 0 <= row["false_alarms"] <= 1
-    assert study("monitor-vectors-first-k12-s0").metrics["tokens"] <= 12
+    few = study("monitor-vectors-first-k12-s0")
+    assert few.metrics["tokens"] <= 12
+    each = wrong({"run": "few", "metrics": few.metrics, "data": few.data})
+    assert each.mean() == pytest.approx(1 - few.metrics["accuracy"])
 
 
 def test_the_embedded_sets_stay_out_of_the_course_s_records(
