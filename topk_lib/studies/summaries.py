@@ -189,7 +189,8 @@ def _dev_ask() -> Made:
 
 @cache
 def _gate(k: int, seed: int) -> SentenceGate:
-    return fit_gate(_padded("train", k), _padded("dev", k), k, **GATES[chosen_gate()], seed=seed)[0]
+    settings = GATES[chosen_gate()]  # first, as it may be missing, and what follows takes minutes
+    return fit_gate(_padded("train", k), _padded("dev", k), k, **settings, seed=seed)[0]
 
 
 def _kept(rule: str, k: int, seed: int, rows: Sequence[int]) -> list[str]:
@@ -253,7 +254,8 @@ def _of_reading(
         "tokens": float(np.mean(read)), "seconds": seconds, "seconds_choosing": choosing / len(rows),
         "said": said[:4],
     }  # fmt: skip
-    return Made(metrics, settings | {"ask": name, "most": _MOST}, part.data | {"n_eval": len(rows)})
+    settings |= {"ask": name, "most": _MOST, "dtype": "bfloat16", "threads": torch.get_num_threads()}
+    return Made(metrics, settings, part.data | {"n_eval": len(rows)})
 
 
 def _write(rule: str, k: int, seed: int) -> Made:
