@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
@@ -45,7 +46,11 @@ def _recommend(page: Page, maker: Recommender) -> None:
 
 def take(browser: Browser, address: str, maker: Recommender, folder: Path) -> None:
     """One picture of each page, in use."""
-    acts = {"support": _support, "monitor": _monitor, "recommend": lambda page: _recommend(page, maker)}
+    acts: dict[str, Callable[[Page], None]] = {
+        "support": _support,
+        "monitor": _monitor,
+        "recommend": lambda page: _recommend(page, maker),
+    }
     for name, act in acts.items():
         page = browser.new_page(
             viewport={"width": WIDTH, "height": 400}, device_scale_factor=SHARP, color_scheme="light"
@@ -59,7 +64,7 @@ def take(browser: Browser, address: str, maker: Recommender, folder: Path) -> No
         page.screenshot(path=path, full_page=True)
         page.close()
         with Image.open(path) as taken:
-            few = taken.convert("RGB").quantize(64)
+            few = taken.convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE)
         few.save(path, optimize=True)
 
 

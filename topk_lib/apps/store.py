@@ -127,7 +127,7 @@ class Store:
                 "AND id > ? ORDER BY id LIMIT ?",
                 (app, kind, kind, after, -1 if limit is None else limit),
             )
-            return [Event(*facts, json.loads(fields)) for *facts, fields in rows]
+            return [Event(row[0], row[1], row[2], row[3], json.loads(row[4])) for row in rows]
 
     def counts(self, app: str) -> dict[str, int]:
         """How many events of each kind an application has."""
