@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertForTokenClassification
 
 from topk_lib import records
+from topk_lib.claims.entities import NAMES, leaving
 from topk_lib.models.loading import encoder_path
 from topk_lib.studies import entities
 from topk_lib.studies.base import Made
@@ -106,6 +107,9 @@ def test_whole_runs(study: Callable[[str], Made], monkeypatch: pytest.MonkeyPatc
     assert again == whole.metrics
     study("layers3-s0")
     assert len(trained) == 1
+    rows = {(row["k"], row["rule"]): row for row in leaving(records.load_all("entities"))}
+    assert rows["1/4", NAMES["layers"]]["seeds"] == 1
+    assert rows["1/2", NAMES["capital"]]["names_kept"] == left["1/2"]["names_kept"]
     monkeypatch.setattr(entities, "chosen_rate", lambda: 1e-3)
     assert study("whole-s0").metrics["losses"] != whole.metrics["losses"]
     assert [one["learning_rate"] for one in trained] == [dev["best"], 1e-3]
