@@ -22,7 +22,7 @@ import torch
 
 from topk_lib import records
 from topk_lib.data import load_set, source_of
-from topk_lib.studies.base import Made, Run, in_turns, rate
+from topk_lib.studies.base import Made, Run, check_public, in_turns, rate
 from topk_lib.tasks.entities import (
     Posts,
     entity_scores,
@@ -86,6 +86,7 @@ def runs(*, gpu: bool) -> Iterator[Run]:
 def _read(split: str) -> tuple[Posts, list[str], dict[str, Any]]:
     """Posts, the names of their tags, and what a record says of them."""
     data = load_set("wnut_17", split=split, quiet=True)
+    check_public(source_of(data))
     names = tag_names(data)
     posts = read_posts(data, load_tagger(names)[1])
     told = json.dumps([posts.words, posts.tags]).encode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
@@ -23,8 +22,8 @@ from topk_lib.apps.ranking import Cells, at_k, by_person, lift
 from topk_lib.apps.recommend import Recommender, film_vectors, fit, places
 from topk_lib.apps.support import Desk, DeskSettings
 from topk_lib.apps.vectors import Vectors
-from topk_lib.data import EMBEDDED, Ratings, load_ratings, load_set, source_of
-from topk_lib.studies.base import Made, Run, in_turns, packed, rate
+from topk_lib.data import Ratings, load_ratings, load_set, source_of
+from topk_lib.studies.base import Made, Run, check_public, in_turns, packed, rate
 
 __all__ = ["chosen", "runs"]
 
@@ -78,14 +77,6 @@ def _chosen_tokens(product: str) -> list[tuple[str, int]]:
     return [*(("tfidf", k) for k in _READ[product]), ("first", min(_READ[product]))]
 
 
-def _check(source: str) -> None:
-    if source == EMBEDDED and "TOPK_RESULTS" not in os.environ:
-        raise ValueError(
-            "the course's records are of public sets, and they are not at hand: set TOPK_DATA to a folder "
-            "that holds them, or TOPK_RESULTS to a folder for records of the embedded sets"
-        )
-
-
 class _Task(NamedTuple):
     """Ratings, the moments that cut them, and where they are from."""
 
@@ -98,7 +89,7 @@ class _Task(NamedTuple):
 @cache
 def _task() -> _Task:
     ratings = load_ratings(quiet=True)
-    _check(ratings.source)
+    check_public(ratings.source)
     dev, test = cut_dates(ratings)
     tables = (ratings.movies, ratings.ratings, ratings.tags)
     digest = hashlib.sha256()
@@ -291,7 +282,7 @@ def _support(
     """A desk that learned from so many questions of each intent, and reads so many tokens of each."""
     settings = DeskSettings(head, examples, tokens, rule, seed=seed)
     asked = questions(examples=examples, outside=settings.outside, seed=seed, quiet=True)
-    _check(asked.told["source"])
+    check_public(asked.told["source"])
     start = time.perf_counter()
     desk = Desk(asked, settings)
     metrics = {"seconds": time.perf_counter() - start} | desk.measure()
@@ -317,7 +308,7 @@ def _monitor(head: str, seed: int, rule: str = "tfidf", tokens: int | None = Non
     start = time.perf_counter()
     monitor = Monitor(settings=settings)
     ready = time.perf_counter() - start
-    _check(str(monitor.told["source"]))
+    check_public(str(monitor.told["source"]))
     metrics = monitor.metrics | {"alarms": monitor.replays(_REPLAYS, seed=seed), "seconds": ready}
     metrics["wrong"] = packed(monitor.probabilities.argmax(1) != monitor.truth)
     given = {
@@ -335,7 +326,7 @@ def _reading() -> Made:
     metrics: dict[str, Any] = {}
     for product, name in (("support", "banking77"), ("monitor", "financial_phrasebank")):
         train, test = (load_set(name, split=split, quiet=True) for split in ("train", "test"))
-        _check(source_of(train))
+        check_public(source_of(train))
         texts = list(test["text"])[:: max(1, len(test) // _TEXTS)][:_TEXTS]
         readers = {"all": Vectors()} | {f"tfidf-k{k}": Vectors(k) for k in _READ[product]}
         for reader in readers.values():

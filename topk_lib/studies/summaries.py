@@ -16,7 +16,7 @@ from topk_lib import records
 from topk_lib.claims.summaries import MEASURES, interval
 from topk_lib.data import fingerprint, load_set, source_of
 from topk_lib.models import load_encoder, load_language_model
-from topk_lib.studies.base import Made, Run
+from topk_lib.studies.base import Made, Run, check_public
 from topk_lib.tasks.compression import compress
 from topk_lib.tasks.summaries import (
     ASKS,
@@ -105,6 +105,7 @@ class _Part(NamedTuple):
 @cache
 def _part(split: str) -> _Part:
     found = load_set("scitldr", split=split, quiet=True)
+    check_public(source_of(found))
     abstracts = [[one.strip() for one in source if one.strip()] for source in found["source"]]
     references = [list(some) for some in found["target"]]
     as_texts = Dataset.from_dict(

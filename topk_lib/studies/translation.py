@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from topk_lib import records
 from topk_lib.data import fingerprint, load_set, source_of
-from topk_lib.studies.base import Made, Row, Run, in_turns
+from topk_lib.studies.base import Made, Row, Run, check_public, in_turns
 from topk_lib.tasks.translation import (
     RULES,
     Lexicon,
@@ -91,6 +91,7 @@ class _Data(NamedTuple):
 def _data() -> _Data:
     """The captions, in one tokenizer, which is made once and kept beside the models that know it."""
     parts = {name: load_set("multi30k", split=name, quiet=True) for name in ("train", "dev", "test")}
+    check_public(source_of(parts["train"]))
     folder, train = _ROOT / "tokenizer", parts["train"]
     if not (folder / "tokenizer.json").is_file():
         fresh = folder.with_name(".tokenizer")
