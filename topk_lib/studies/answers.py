@@ -1,7 +1,7 @@
 """Questions on paragraphs: which k sentences or tokens keep the answer, and who still finds it there.
 
-No paragraph is both learned from and asked about, but two of the same article may be. The encoder's makers
-taught it on the training questions of SQuAD, among others; those of XQuAD are of SQuAD's other part.
+No article is both learned from and asked about. The encoder's makers taught it on
+the training questions of SQuAD, among others; those of XQuAD are of SQuAD's other part.
 """
 
 from __future__ import annotations
