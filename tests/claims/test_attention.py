@@ -34,8 +34,8 @@ def test_losses_are_told_above_the_full_model_over_the_draws_there_are() -> None
 
 def test_recall_by_when_one_asks() -> None:
     table = attention.recall(FOUND, "needle-n1024-")
-    assert table.loc["votes", ("asked after", 64)] == 0.25
-    assert table.loc["votes", ("asked before", 64)] == 1.0
+    assert table.loc["votes", "asked after, k = 64"] == 0.25
+    assert table.loc["votes", "asked before, k = 64"] == 1.0
 
 
 def test_cost_and_masses() -> None:

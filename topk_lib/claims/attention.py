@@ -45,14 +45,17 @@ def losses(found: Mapping[str, Record], start: str) -> pd.DataFrame:
 
 
 def recall(found: Mapping[str, Record], start: str) -> pd.DataFrame:
-    """A row a way, two columns for each k: the mean share of facts that are known, by when one asks."""
+    """A row a way, two columns for each k: the mean share of facts that are known, by when one asks.
+
+    The columns have one level: a head with two would not be valid HTML.
+    """
     words = {"told": "asked after", "asked": "asked before"}
     table: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
     for name, values in _each(rows_of(found, start), lambda row, full: row["accuracy"]).items():
         when, _, rest = name.partition("-")
         way, _, k = rest.rpartition("-")
         table[words[when], int(k)][way] = sum(values) / len(values)
-    return pd.DataFrame({key: table[key] for key in sorted(table)})
+    return pd.DataFrame({f"{when}, k = {k}": table[when, k] for when, k in sorted(table)})
 
 
 def cost(found: Mapping[str, Record]) -> pd.DataFrame:
