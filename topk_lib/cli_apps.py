@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -207,10 +209,19 @@ def serve(
 
         kept = _store(store, keep_texts)
         films = ratings or (None if source == "hub" else source)
+        makers: dict[str, Callable[[], Any]] = {
+            "support": lambda: Desk(source=source, store=kept, quiet=False),
+            "monitor": lambda: Monitor(source, quiet=False),
+            "recommend": lambda: _recommender(films, "both", 0, None, False),
+        }
+        made: dict[str, Any] = {}
+        for name in wanted:
+            print(f"{name}: learning (minutes, on a whole public set)", file=sys.stderr, flush=True)
+            made[name] = makers[name]()
         app = make_app(
-            desk=Desk(source=source, store=kept, quiet=False) if "support" in wanted else None,
-            monitor=Monitor(source, quiet=False) if "monitor" in wanted else None,
-            recommender=_recommender(films, "both", 0, None, False) if "recommend" in wanted else None,
+            desk=made.get("support"),
+            monitor=made.get("monitor"),
+            recommender=made.get("recommend"),
             store=kept,
         )
         run(app, host=host, port=port)
