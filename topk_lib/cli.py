@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import topk_lib
-from topk_lib import cli_course, cli_serving, studies
+from topk_lib import cli_apps, cli_course, cli_serving, studies
 from topk_lib.cli_base import AsJson, Folder, Source, Texts, lines_of, one_sentence
 
 app = typer.Typer(
@@ -328,6 +328,7 @@ def study(
 
 app.command()(cli_course.grade)
 app.command()(cli_course.coursework)
+app.add_typer(cli_apps.apps, name="app")
 
 
 def _check_target(output: str) -> None:

@@ -142,13 +142,13 @@ def paragraphs(folder: Path, language: str, copies: int = 3) -> None:
     rows = [
         {"id": f"{i}-{c}", "context": f"{language} {i}", "question": f"{c}?",
          "answers": {"text": ["x"], "answer_start": [0]}}
-        for i in range(20) for c in range(copies)
+        for i in range(50) for c in range(copies)
     ]  # fmt: skip
     folder.mkdir(parents=True)
     Dataset.from_list(rows).to_parquet(folder / "validation-00000-of-00001.parquet")
 
 
-def test_paragraphs_stay_together_and_are_the_same_ones_in_every_language(tmp_path: Path) -> None:
+def test_articles_stay_together_and_are_the_same_ones_in_every_language(tmp_path: Path) -> None:
     for language in ("en", "zh"):
         paragraphs(tmp_path / "xquad" / f"xquad.{language}", language)
 
@@ -156,9 +156,9 @@ def test_paragraphs_stay_together_and_are_the_same_ones_in_every_language(tmp_pa
         return list(load_set("xquad", tmp_path, config=language, split=split, quiet=True)["id"])
 
     parts = {split: ids("en", split) for split in ("train", "dev", "test")}
-    assert {split: len(part) for split, part in parts.items()} == {"train": 24, "dev": 6, "test": 30}
-    assert len({one for part in parts.values() for one in part}) == 60
-    whole = [{one.split("-")[0] for one in part} for part in parts.values()]
+    assert {split: len(part) for split, part in parts.items()} == {"train": 60, "dev": 15, "test": 75}
+    assert len({one for part in parts.values() for one in part}) == 150
+    whole = [{int(one.split("-")[0]) // 5 for one in part} for part in parts.values()]
     assert not whole[0] & whole[2] | whole[1] & whole[2] | whole[0] & whole[1]
     assert parts["test"] == ids("zh", "test")
     with pytest.raises(ValueError, match="no variant 'fr': choose one of en, zh, de"):

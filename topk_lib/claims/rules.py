@@ -28,7 +28,7 @@ from topk_lib.claims.compare import (
 )
 
 __all__ = ["HARD", "SOFT", "UNLABELLED", "Finding", "cheap", "context", "counts_find", "dearer",
-           "distance_finds", "explains", "faster", "fixed", "generalises", "helps", "hurts", "keeps", "later",
+           "distance_finds", "explains", "faster", "fixed", "generalises", "helps", "hurts", "keeps",
            "listed", "reaches", "soft_wins"]  # fmt: skip
 
 UNLABELLED = ("tfidf", "tfidf_corpus", "frequency")
@@ -49,8 +49,8 @@ class Finding(NamedTuple):
     """What the records say of a claim.
 
     Attributes:
-        answer: "holds", "holds with a condition: ...", "fails", "cannot be tested", "not yet tested:
-            ..." or "not yet measured: ...".
+        answer: "holds", "holds with a condition: ...", "fails", "cannot be tested" or "not yet
+            measured: ...".
         evidence: lines of MyST that cite the records.
         ks: at which k models were compared for it.
         seeds: how many seeds the comparison with the fewest had; None: no training is compared.
@@ -375,7 +375,3 @@ def reaches(results: Results) -> Finding:
             "nothing follows for larger models: some are reported to pass 96% {cite:p}`yang2019xlnet`",
         ),
     )
-
-
-def later(chapter: str) -> Callable[[Results], Finding]:
-    return lambda _: Finding(f"not yet tested: the chapter *{chapter}* will")

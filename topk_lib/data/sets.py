@@ -40,6 +40,7 @@ class SetOnHub:
         columns: of a set that is no text with a label: what it has instead.
         configs: variants that may be asked for by a word, and what they are called; the first is the default.
         group: of a set that is cut into parts: rows with the same value of this column stay together.
+        neighbours: so many of these groups in a row stay together, too.
         tags: the column of lists of tags, and their names in the order of their numbers.
         hub_config: what the hub calls the variant, where it is another word.
     """
@@ -53,6 +54,7 @@ class SetOnHub:
     columns: tuple[str, ...] = ()
     configs: Mapping[str, str] = field(default_factory=dict)
     group: str | None = None
+    neighbours: int = 1
     tags: tuple[str, tuple[str, ...]] | None = None
     hub_config: str | None = None
 
@@ -67,6 +69,7 @@ SETS = {
     "xquad": SetOnHub(
         "google/xquad", "xquad.en", columns=("id", "context", "question", "answers"),
         configs={"en": "xquad.en", "zh": "xquad.zh", "de": "xquad.de"}, group="context",
+        neighbours=5,  # paragraphs of one article
     ),
     "scitldr": SetOnHub(
         "allenai/scitldr", "Abstract", revision=_CONVERTED, what="abstracts",
@@ -108,7 +111,7 @@ def load_set(
             names; "hub"; or "embedded".
         config: a variant: of xquad the language, "en", "zh" or "de".
         split: "train", "test", or "dev" where the set has it. A set of one split is cut with a fixed seed:
-            a fifth is "test"; of xquad half of the paragraphs are "test" and a tenth "dev", the same ones in
+            a fifth is "test"; of xquad half of the articles are "test" and a tenth "dev", the same ones in
             every language.
         n: how many to draw at random, as even between the classes as can be; None: all.
         seed: of that draw.
@@ -222,7 +225,7 @@ class _Found:
                 raise ValueError(f"{where} has no column {column!r} (it has {', '.join(data.column_names)})")
         if one.columns:
             data = data.select_columns(list(one.columns))
-        return _cut(data, one.group, shares, split) if cut else data
+        return _cut(data, one, shares, split) if cut else data
 
     def _embedded(self) -> Dataset:
         lines = (_CORPORA / f"{self.name}.jsonl").read_text(encoding="utf-8").splitlines()
@@ -253,15 +256,15 @@ class _Found:
         return data
 
 
-def _cut(data: Dataset, group: str | None, shares: Mapping[str, float], split: str) -> Dataset:
+def _cut(data: Dataset, one: SetOnHub, shares: Mapping[str, float], split: str) -> Dataset:
     """A part of a set, its rows in order; groups are numbered as they come, so that no text decides."""
     numbers: dict[Any, int] = {}
     of_row = list(range(len(data)))
-    if group is not None:
-        of_row = [numbers.setdefault(value, len(numbers)) for value in data[group]]
+    if one.group is not None:
+        of_row = [numbers.setdefault(value, len(numbers)) // one.neighbours for value in data[one.group]]
     count = max(of_row) + 1
     order = np.random.default_rng(_CUT_SEED).permutation(count)
-    if group is None:  # as it was first published in this course
+    if one.group is None:  # as it was first published in this course
         first = int(count * _TEST_SHARE)
         taken = set((order[:first] if split == "test" else order[first:]).tolist())
     else:

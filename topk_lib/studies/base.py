@@ -19,7 +19,7 @@ import torch
 from topk_lib import records
 from topk_lib.data import EMBEDDED, load_reviews, source_of
 
-__all__ = ["Made", "Row", "Rows", "Run", "in_turns", "make", "make_missing", "packed", "rate"]
+__all__ = ["Made", "Row", "Rows", "Run", "check_public", "in_turns", "make", "make_missing", "packed", "rate"]
 
 Row = dict[str, Any]
 
@@ -127,6 +127,22 @@ def _check_source() -> None:
         raise ValueError(
             "the course's records are of the IMDB reviews, and none are at hand: set TOPK_IMDB to a folder "
             "that holds them, or TOPK_RESULTS to a folder for records of the embedded corpus"
+        )
+
+
+def check_public(source: str) -> None:
+    """Keep what was measured on an embedded set out of the course's records.
+
+    Args:
+        source: where the data are from, as ``source_of`` says it.
+
+    Raises:
+        ValueError: an embedded set stands in for the public one, and ``TOPK_RESULTS`` names no other folder.
+    """
+    if source == EMBEDDED and "TOPK_RESULTS" not in os.environ:
+        raise ValueError(
+            "the course's records are of public sets, and they are not at hand: set TOPK_DATA to a folder "
+            "that holds them, or TOPK_RESULTS to a folder for records of the embedded sets"
         )
 
 

@@ -1,0 +1,1 @@
+"""Three small products: a support desk, a monitor of opinions, a recommender."""

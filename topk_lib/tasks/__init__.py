@@ -1,0 +1,1 @@
+"""What the applied chapters are made of: answers, summaries, names, translations."""
