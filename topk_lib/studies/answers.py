@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -20,9 +19,9 @@ import torch
 from datasets import Dataset
 
 from topk_lib import records
-from topk_lib.data import EMBEDDED, load_set, source_of
+from topk_lib.data import load_set, source_of
 from topk_lib.models import load_encoder, load_language_model
-from topk_lib.studies.base import Made, Row, Rows, Run, packed
+from topk_lib.studies.base import Made, Row, Rows, Run, check_public, packed
 from topk_lib.tasks.answers import PROMPTS, Kept, judge, narrow, prompt_ids, read_answers
 from topk_lib.tasks.pieces import Piece, Question, answer_still_there, cut_down, questions_of, sentences
 from topk_lib.tasks.relevance import RULES, UNITS, Encoder, Random, Scorer, Trained, first, oracle, scorers
@@ -79,11 +78,7 @@ def _encoder() -> tuple[Any, Any]:
 
 def _load(language: str, split: str, n: int | None = None) -> tuple[list[Question], Dataset]:
     rows = load_set("xquad", config=language, split=split, n=n, quiet=True)
-    if "TOPK_RESULTS" not in os.environ and source_of(rows) == EMBEDDED:
-        raise ValueError(
-            "the course's records are of XQuAD, and it is not at hand: set TOPK_DATA to a folder that holds "
-            "it, or TOPK_RESULTS to a folder for records of the embedded set"
-        )
+    check_public(source_of(rows))
     return questions_of(rows), rows
 
 
