@@ -11,13 +11,16 @@ if TYPE_CHECKING:
         Selection,
         SoftTopK,
         TopK,
+        argtopk,
         gumbel_topk,
         hard_topk,
         likely_mask,
         sample_topk,
+        segment_topk,
         soft_topk,
         soft_topk_threshold,
         topk_mask,
+        topk_threshold,
     )
 
 __all__ = [
@@ -26,13 +29,16 @@ __all__ = [
     "SoftTopK",
     "TopK",
     "__version__",
+    "argtopk",
     "gumbel_topk",
     "hard_topk",
     "likely_mask",
     "sample_topk",
+    "segment_topk",
     "soft_topk",
     "soft_topk_threshold",
     "topk_mask",
+    "topk_threshold",
 ]
 __version__ = "0.1.0"
 

@@ -11,16 +11,17 @@ from torch import Tensor
 __all__ = ["LINKS", "expert_choice", "hard_topk", "likely", "routed", "sample_topk", "soft_topk"]
 
 
-def hard_topk(scores: Tensor, k: int, valid: Tensor | None = None) -> Tensor:
-    """Say which ``k`` entries of each row are the largest.
+def hard_topk(scores: Tensor, k: int, valid: Tensor | None = None, largest: bool = True) -> Tensor:
+    """Say which ``k`` entries of each row are the largest, or the smallest.
 
     The definition: entry i is chosen when fewer than k valid entries come before it, where j
-    comes before i if its score is larger, or equal and j < i. NaN is larger than every number.
+    comes before i if its score is larger (smaller), or equal and j < i. NaN is larger than every number.
 
     Args:
         scores: (rows, n), any float dtype.
         k: how many to choose, 0 <= k <= n.
         valid: (rows, n) bool, True for entries that may be chosen; all of them by default.
+        largest: False for the smallest.
 
     Returns:
         (rows, n) bool, True where chosen.
@@ -30,17 +31,19 @@ def hard_topk(scores: Tensor, k: int, valid: Tensor | None = None) -> Tensor:
     for row in range(rows):
         candidates = [i for i in range(n) if valid is None or bool(valid[row, i])]
         for i in candidates:
-            before = sum(_comes_before(scores[row], j, i) for j in candidates)
+            before = sum(_comes_before(scores[row], j, i, largest) for j in candidates)
             mask[row, i] = before < k
     return mask
 
 
-def _comes_before(scores: Tensor, j: int, i: int) -> bool:
+def _comes_before(scores: Tensor, j: int, i: int, largest: bool) -> bool:
     a, b = scores[j].item(), scores[i].item()
     a_nan, b_nan = a != a, b != b
+    if (a_nan and b_nan) or a == b:
+        return j < i
     if a_nan or b_nan:
-        return (a_nan and not b_nan) or (a_nan and b_nan and j < i)
-    return a > b or (a == b and j < i)
+        return a_nan == largest
+    return (a > b) == largest
 
 
 LINKS: dict[str, Callable[[float], float]] = {

@@ -19,7 +19,7 @@ def test_topk_is_hard_topk() -> None:
     ):
         assert torch.equal(got, expected)
     assert torch.equal(topk_mask(SCORES, 2), hard_topk(SCORES, 2).mask)
-    assert repr(TopK(2)) == "TopK(k=2, dim=-1, order='position')"
+    assert repr(TopK(2)) == "TopK(k=2, dim=-1, order='position', largest=True)"
 
 
 def test_soft_in_training_hard_in_evaluation() -> None:

@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 __all__ = [
+    "check_integers",
     "check_scores",
     "last",
     "number",
@@ -126,7 +127,7 @@ def rows_of_k(
                 f"k must lie in {least if width < least else 0}..{n} (the length along dim), got {k}"
             )
         return width, None
-    _check_integers("k", k, rows)
+    check_integers("k", k, rows)
     inside = seen(k)
     per_row = k.to(device=rows.device, dtype=torch.int64).reshape(-1)
     if inside is not None:
@@ -195,7 +196,7 @@ def seeds_per_row(seed: int | Tensor | None, rows: Tensor) -> Tensor:
     if seed is None:
         return torch.randint(-(2**63), 2**63 - 1, shape, device=rows.device)
     if isinstance(seed, Tensor):
-        _check_integers("seed", seed, rows)
+        check_integers("seed", seed, rows)
         return seed.to(rows.device, torch.int64)
     first: Any = _integer("seed", seed)
     if isinstance(first, int):
@@ -260,7 +261,8 @@ def _of_python(name: str, value: Any) -> Any:
     return value
 
 
-def _check_integers(name: str, value: Tensor, rows: Tensor) -> None:
+def check_integers(name: str, value: Tensor, rows: Tensor) -> None:
+    """Refuse what are not integers, one for each row of ``rows`` (..., n), or on no device to read from."""
     if value.dtype.is_floating_point or value.dtype.is_complex or value.dtype == torch.bool:
         raise TypeError(f"{name} must be an int or an integer tensor, got {value.dtype}")
     _check_device(name, value, rows)

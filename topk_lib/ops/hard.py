@@ -1,4 +1,4 @@
-"""Hard top-k: exactly k entries of each row, ties to the lowest index."""
+"""Hard top-k: exactly k entries of each row, ties to the lowest index; or one part of the answer alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from topk_lib.ops.arguments import check_scores, last, rows_of_k, untraced
 from topk_lib.ops.backend import fold_batch, use_triton
 from topk_lib.ops.hard_cpu import by_threshold
 
-__all__ = ["Selection", "hard_topk", "topk_mask"]
+__all__ = ["Selection", "argtopk", "hard_topk", "topk_mask", "topk_threshold"]
 
 
 class Selection(NamedTuple):
@@ -36,14 +36,15 @@ def hard_topk(
     dim: int = -1,
     valid: Tensor | None = None,
     order: str = "position",
+    largest: bool = True,
 ) -> Selection:
-    """Choose the k largest entries along ``dim``, exactly and repeatably.
+    """Choose the k largest entries along ``dim``, or the k smallest, exactly and repeatably.
 
-    Ties go to the lowest index, ``-0.0`` equals ``+0.0`` and NaN ranks highest, on every device.
-    Entries with ``valid=False`` are never chosen, and a real score of -inf beats them. A row with
-    fewer than k valid entries returns all of them; its spare slots (the last ones) hold index -1
-    and value 0. Derivatives of every order and mode flow through ``values``. All of this holds for
-    every number of each dtype, the denormal ones too, on a CPU and in the kernels alike.
+    Ties go to the lowest index, ``-0.0`` equals ``+0.0`` and NaN ranks highest, on every device; among
+    the smallest NaN comes last. Entries with ``valid=False`` are never chosen: every real score beats
+    them, -inf too. A row with fewer than k valid entries returns all of them; its spare slots (the
+    last ones) hold index -1 and value 0. Derivatives of every order and mode flow through ``values``. All
+    of this holds for every number of each dtype, the denormal ones too, on a CPU and in the kernels alike.
 
     Args:
         scores: (..., n) float16, bfloat16, float32 or float64.
@@ -54,27 +55,22 @@ def hard_topk(
         dim: the dimension to choose along. In the result's ``values`` and ``indices`` it has
             length k.
         valid: bool, broadcastable to ``scores``; True for entries that may be chosen.
-        order: "position" (ascending index, the order of the text) or "value" (descending score).
+        order: "position" (ascending index, the order of the text) or "value" (descending score;
+            ascending where ``largest`` is False).
+        largest: False for the k smallest.
 
     Raises:
-        TypeError: ``scores`` is not a float tensor, ``k`` not an integer, ``valid`` not bool.
+        TypeError: ``scores`` is not a float tensor, ``k`` not an integer, ``valid`` or ``largest`` not bool.
         ValueError: ``k`` outside 0..n, a wrong shape or device, an unknown ``order``.
 
     Example:
         >>> hard_topk(torch.tensor([0.2, 0.9, 0.9, 0.5]), 2).indices
         tensor([1, 2])
     """
-    check_scores("scores", scores, valid)
-    if order not in ("position", "value"):
-        raise ValueError(f'order must be "position" or "value", got {order!r}')
-    rows, ok = last(scores, valid, dim)
-    width, per_row = rows_of_k(k, rows)
-    lead, n = rows.shape[:-1], rows.shape[-1]
-    flat, indices, mask = _choose_from(rows, width, per_row, ok)
-    if order == "value":
-        indices = _by_value(flat, indices)
+    flat, indices, mask = _checked(scores, k, dim, valid, order, largest)
+    lead, width, n = _moved(scores, dim), indices.shape[-1], flat.shape[-1]
     # Gathered from the scores themselves, so that their gradient flows.
-    if ok is None and per_row is None:  # no spare slots
+    if valid is None and not isinstance(k, Tensor):  # no spare slots
         values = flat.gather(-1, indices)
     else:
         values = flat.gather(-1, indices.clamp(min=0)) if n else flat.new_zeros(indices.shape)
@@ -88,28 +84,111 @@ def hard_topk(
     )
 
 
-def topk_mask(scores: Tensor, k: int | Tensor, *, dim: int = -1, valid: Tensor | None = None) -> Tensor:
-    """The mask of :func:`hard_topk` alone: (..., n) bool, True where chosen.
+def argtopk(
+    scores: Tensor,
+    k: int | Tensor,
+    *,
+    dim: int = -1,
+    valid: Tensor | None = None,
+    order: str = "position",
+    largest: bool = True,
+) -> Tensor:
+    """The indices of :func:`hard_topk` alone: (..., k) int64, -1 in spare slots. Arguments as there.
+
+    Example:
+        >>> argtopk(torch.tensor([0.2, 0.9, 0.9, 0.5]), 2, largest=False)
+        tensor([0, 3])
+    """
+    indices = _checked(scores, k, dim, valid, order, largest)[1]
+    return indices.reshape(*_moved(scores, dim), indices.shape[-1]).movedim(-1, dim)
+
+
+def topk_threshold(
+    scores: Tensor, k: int | Tensor, *, dim: int = -1, valid: Tensor | None = None, largest: bool = True
+) -> Tensor:
+    """The k-th largest of each row (or k-th smallest) alone: the last that :func:`hard_topk` takes.
+
+    Of a row with fewer than k valid entries it is the least of them; where nothing is taken, +inf (-inf for
+    the smallest). NaN, where that is the k-th. Its gradient goes to that one entry. Arguments and errors as
+    of :func:`hard_topk`.
+
+    Returns:
+        (...), the shape of ``scores`` without ``dim``, in its dtype.
+
+    Example:
+        >>> topk_threshold(torch.tensor([0.2, 0.9, 0.9, 0.5]), 3)
+        tensor(0.5000)
+    """
+    values, indices, _ = hard_topk(scores, k, dim=dim, valid=valid, order="value", largest=largest)
+    nothing = torch.inf if largest else -torch.inf
+    taken = (indices >= 0).sum(dim, keepdim=True)
+    if not values.shape[dim]:
+        return values.sum(dim) + nothing
+    return values.gather(dim, (taken - 1).clamp(min=0)).where(taken > 0, nothing).squeeze(dim)
+
+
+def topk_mask(
+    scores: Tensor, k: int | Tensor, *, dim: int = -1, valid: Tensor | None = None, largest: bool = True
+) -> Tensor:
+    """The mask of :func:`hard_topk` alone: (..., n) bool, True where chosen. Arguments and errors as there.
 
     Its shape does not depend on the numbers in ``k``, so that one k per row compiles and exports, too.
     """
     check_scores("scores", scores, valid)
     rows, ok = last(scores, valid, dim)
     width, per_row = rows_of_k(k, rows, unseen_width=rows.shape[-1])
-    return _choose_from(rows, width, per_row, ok)[2].reshape(rows.shape).movedim(-1, dim)
+    return _choose_from(rows, width, per_row, ok, largest)[2].reshape(rows.shape).movedim(-1, dim)
+
+
+def _checked(
+    scores: Tensor, k: int | Tensor, dim: int, valid: Tensor | None, order: str, largest: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The scores as (rows, n), indices (rows, width) in the order asked for, mask (rows, n)."""
+    check_scores("scores", scores, valid)
+    if order not in ("position", "value"):
+        raise ValueError(f'order must be "position" or "value", got {order!r}')
+    rows, ok = last(scores, valid, dim)
+    flat, indices, mask = _choose_from(rows, *rows_of_k(k, rows), ok, largest)
+    return flat, indices if order == "position" else _by_value(flat, indices, largest), mask
+
+
+def _moved(scores: Tensor, dim: int) -> torch.Size:
+    """The shape of the rows: that of the scores without ``dim``."""
+    dim %= scores.dim()
+    return scores.shape[:dim] + scores.shape[dim + 1 :]
 
 
 def _choose_from(
-    rows: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None
+    rows: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None, largest: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The scores as (rows, n), and what :func:`_choose` chooses from them."""
+    if not isinstance(largest, bool):
+        raise TypeError(f"largest must be True or False, got {largest!r}")
     flat = rows if rows.dim() == 2 else rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
     ok = None if ok is None else ok.reshape(flat.shape)
     # The bare code where it may run: an op's dispatch costs more than choosing from a short row.
     choose: Any = torch.ops.topk_lib.choose.default
     if flat.device.type == "cpu" and untraced(flat, per_row, ok) and not use_triton(flat.device):
         choose = _choose_on_cpu
+    if not largest:
+        return flat, *_smallest(choose, flat.detach(), width, per_row, ok)
     return flat, *choose(flat.detach(), width, per_row, ok)
+
+
+def _smallest(
+    choose: Any, flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The largest of the negated scores; NaN, which stays NaN, takes what room numbers leave."""
+    nan = flat.isnan()
+    if flat.device.type == "cpu" and untraced(flat, per_row, ok) and not bool(nan.any()):
+        found: tuple[Tensor, Tensor] = choose(-flat, width, per_row, ok)
+        return found
+    number, left = (~nan, nan) if ok is None else (ok & ~nan, ok & nan)
+    mask = choose(-flat, width, per_row, number)[1]
+    room = (width if per_row is None else per_row[:, None]) - mask.sum(-1, keepdim=True)
+    mask = mask | (left & (left.cumsum(-1) <= room))
+    chosen: tuple[Tensor, Tensor] = choose(mask.to(flat.dtype), width, None, mask)  # their places, in order
+    return chosen
 
 
 torch.library.define(
@@ -175,12 +254,12 @@ def _by_sorting(flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | N
     return indices.masked_fill(indices == n, -1), mask[:, :n].contiguous()
 
 
-def _by_value(flat: Tensor, indices: Tensor) -> Tensor:
-    """Put indices in the order of descending score, ties by position, spare slots last."""
+def _by_value(flat: Tensor, indices: Tensor, largest: bool) -> Tensor:
+    """Put indices in the order of descending score (or ascending), ties by position, spare slots last."""
     if not flat.shape[1]:
         return indices
     values = flat.detach().gather(-1, indices.clamp(min=0)) + 0.0
-    by_value = values.sort(dim=-1, descending=True, stable=True).indices
+    by_value = values.sort(dim=-1, descending=largest, stable=True).indices
     ranked = indices.gather(-1, by_value)
     filled_first = (ranked < 0).sort(dim=-1, stable=True).indices
     return ranked.gather(-1, filled_first)

@@ -16,15 +16,15 @@ __all__ = ["SoftTopK", "TopK"]
 class TopK(nn.Module):
     """:func:`hard_topk` with its settings kept: ``module(scores, valid=None) -> Selection``."""
 
-    def __init__(self, k: int, *, dim: int = -1, order: str = "position") -> None:
+    def __init__(self, k: int, *, dim: int = -1, order: str = "position", largest: bool = True) -> None:
         super().__init__()
-        self.k, self.dim, self.order = k, dim, order
+        self.k, self.dim, self.order, self.largest = k, dim, order, largest
 
     def forward(self, scores: Tensor, valid: Tensor | None = None) -> Selection:
-        return hard_topk(scores, self.k, dim=self.dim, valid=valid, order=self.order)
+        return hard_topk(scores, self.k, dim=self.dim, valid=valid, order=self.order, largest=self.largest)
 
     def extra_repr(self) -> str:
-        return f"k={self.k}, dim={self.dim}, order={self.order!r}"
+        return f"k={self.k}, dim={self.dim}, order={self.order!r}, largest={self.largest}"
 
 
 class SoftTopK(nn.Module):
