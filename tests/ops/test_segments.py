@@ -80,6 +80,6 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 @pytest.mark.parametrize(("arguments", "kind", "message"), BAD)
 def test_bad_input_says_what_is_wrong(arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
-    given = {"scores": torch.zeros(4), "offsets": torch.tensor([0, 4]), "k": 1} | arguments
+    right: dict[str, Any] = {"scores": torch.zeros(4), "offsets": torch.tensor([0, 4]), "k": 1}
     with pytest.raises(kind, match=message):
-        segment_topk(given.pop("scores"), given.pop("offsets"), given.pop("k"), **given)
+        segment_topk(**(right | arguments))
