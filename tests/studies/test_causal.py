@@ -100,7 +100,8 @@ def test_what_runs_in_which_order() -> None:
     names = [one.label for one in causal.runs(gpu=False)]
     assert len(set(names)) == len(names)
     assert names[:5] == ["causal_rates/lora", *(f"causal/lora-{rule}-k64-n2000-s0" for rule in causal.RULES)]
-    assert sum("-k512-" in name for name in names) == 1
+    assert [name for name in names if "-k512-" in name] == names[-1:]
+    assert names.count("causal_cost/steps") == 1
     for method in causal.METHODS:
         first = next(i for i, name in enumerate(names) if name.startswith(f"causal/{method}"))
         assert names.index(f"causal_rates/{method}") < first
