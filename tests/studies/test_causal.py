@@ -164,6 +164,25 @@ def test_it_learns_what_stands_at_the_end(small: None, decoder: Path, tmp_path: 
     assert result.metrics["accuracy"] > 0.9
 
 
+def test_published_in_bfloat16_it_learns_in_float32(
+    small: None, decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of 1e-6 is less than bfloat16 can add to a weight."""
+    folder = tmp_path / "low"
+    low = LlamaForSequenceClassification.from_pretrained(decoder, dtype=torch.bfloat16)
+    low.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(decoder).save_pretrained(folder)
+    out = tmp_path / "model"
+    finetune(
+        out, model=str(folder), k=8, n_train=16, n_eval=8, batch_size=4, learning_rate=1e-6,
+        precision="fp32", quiet=True,
+    )  # fmt: skip
+    learned = TopKForSequenceClassification.from_pretrained(out).encoder.model.layers[0].mlp.up_proj.weight
+    before = low.model.layers[0].mlp.up_proj.weight
+    assert learned.dtype == torch.float32
+    assert (learned != before.float()).float().mean() > 0.9
+
+
 def test_bytes_and_seconds_of_a_step(small: None) -> None:
     metrics: dict[str, Any] = causal.cost(ks=(8, 64), rounds=1).metrics
     assert set(metrics) == {f"{method}-k{k}" for method in causal.METHODS for k in (8, 64)}
