@@ -9,6 +9,7 @@ import pytest
 
 from topk_lib import records, studies
 from topk_lib.data import load_reviews, train_and_eval
+from topk_lib.models import DEFAULT_ENCODER
 from topk_lib.studies import higher, transfer
 from topk_lib.training import nb_svm
 from topk_lib.training.baselines import nb_svm_margins
@@ -85,7 +86,7 @@ def test_weights_that_are_there_are_not_made_again(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     made: list[int] = []
     monkeypatch.setattr(transfer, "_further", made.append)
-    assert transfer.further_pretrained(0) == transfer.DEFAULT_ENCODER
+    assert transfer.further_pretrained(0) == DEFAULT_ENCODER
     folder = Path(transfer.further_pretrained(60))
     assert made == [60]
     folder.mkdir(parents=True)

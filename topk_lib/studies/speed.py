@@ -221,7 +221,7 @@ def _engine(
     if name == ENGINES[0]:
         return lambda ids, mask: model(ids, mask).logits, None
     if name == ENGINES[1]:  # what is chosen depends on the texts, so that is left as it is
-        encoder = torch.compile(model.encoder, dynamic=True)
+        encoder: Any = torch.compile(model.encoder, dynamic=True)
 
         def compiled(ids: Tensor, mask: Tensor) -> Tensor:
             read = model.select(ids, mask)
