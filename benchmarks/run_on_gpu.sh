@@ -15,6 +15,6 @@ for operator in hard soft sample; do
   python3 benchmarks/ops.py "$operator" || echo "failed, going on: $operator" >&2
 done
 python3 benchmarks/routing.py || echo "failed, going on: routing" >&2
-for study in rules imdb experts attention decoding; do
+for study in rules imdb causal higher experts attention decoding; do
   timeout "${SLICE:-0}" python3 -m topk_lib.cli study "$study" || echo "failed or cut short, going on: $study" >&2
 done

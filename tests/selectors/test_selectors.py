@@ -117,6 +117,11 @@ def test_first() -> None:
     assert select_tokens(make_selector("first"), [[1, 2, 3, 4, 5]], 3) == [[1, 2, 3]]
 
 
+def test_last() -> None:
+    assert select_tokens(make_selector("last"), [[1, 2, 3, 4, 5]], 3) == [[3, 4, 5]]
+    assert select_tokens(make_selector("last"), [[CLS, 2, 3, 4, SEP]], 3, [CLS, SEP]) == [[CLS, 4, SEP]]
+
+
 def test_head_tail_is_a_quarter_and_three_quarters() -> None:
     text = [CLS, *range(200, 400), SEP]
     kept = select_tokens(make_selector("head_tail"), [text], 42, [CLS, SEP])[0]

@@ -160,11 +160,11 @@ def test_bands_by_frequency() -> None:
 
 def test_the_search_for_a_rate_goes_on_beyond_its_list_but_not_for_ever() -> None:
     middle = pretraining._TRIED[2]
-    assert pretraining._best_of(lambda rate: -abs(rate - middle))[1] == middle
-    rows, best = pretraining._best_of(lambda rate: -abs(rate - 1e-4))
+    assert pretraining.best_of(lambda rate: -abs(rate - middle))[1] == middle
+    rows, best = pretraining.best_of(lambda rate: -abs(rate - 1e-4))
     assert best == pytest.approx(8e-5)
     assert min(rows) == pytest.approx(3.2e-5)
     assert list(rows) == sorted(rows)
-    assert pretraining._best_of(lambda rate: rate)[1] == pytest.approx(0.05)
-    rows, _ = pretraining._best_of(lambda _: 0.5)
+    assert pretraining.best_of(lambda rate: rate)[1] == pytest.approx(0.05)
+    rows, _ = pretraining.best_of(lambda _: 0.5)
     assert len(rows) == len(pretraining._TRIED) + 2

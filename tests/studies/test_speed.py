@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from topk_lib.studies import imdb, speed
@@ -39,3 +41,25 @@ def test_fitting_for_real() -> None:
     assert set(metrics) == set(imdb.SELECTORS) - {"taught", "distilled"}
     for one in metrics.values():
         assert 0 < one["fastest"] <= one["seconds"] <= one["slowest"]
+
+
+@pytest.mark.slow
+def test_four_engines_give_the_same_answers(
+    tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = speed.engines(k=8, whole=24, texts=34, alone=3, n_train=40, rounds=1, model_name=str(tiny_encoder))
+    assert (made.metrics["texts"], made.metrics["texts_alone"]) == (34, 3)
+    for what in ("linear-k8", "first-k24"):
+        found = made.metrics[what]
+        assert found.keys() == {*speed.ENGINES, "choosing"}
+        for name in speed.ENGINES:
+            one = found[name]
+            for batch in ("batch_1", "batch_32"):
+                assert one[batch]["slowest"] <= one[batch]["texts_per_second"] <= one[batch]["fastest"]
+            exact = "int8" not in name
+            assert one["largest_change"] < (1e-4 if exact else 0.2)
+            assert one["same_answers"] == 1 or not exact
+        assert found["ONNX Runtime int8"]["largest_change"] > 0
+        assert found["ONNX Runtime int8"]["bytes"] < found["ONNX Runtime"]["bytes"]
+        assert all(share > 0 for share in found["choosing"].values())

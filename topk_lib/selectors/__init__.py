@@ -21,7 +21,7 @@ from topk_lib.selectors.corpus import (
 )
 from topk_lib.selectors.embedding import EmbeddingSelector
 from topk_lib.selectors.gate import DistilledSelector, GateSelector, HistorySelector, TaughtSelector
-from topk_lib.selectors.position import FirstSelector, HeadTailSelector, RandomSelector
+from topk_lib.selectors.position import FirstSelector, HeadTailSelector, LastSelector, RandomSelector
 
 __all__ = [
     "Chi2Selector",
@@ -33,6 +33,7 @@ __all__ = [
     "GateSelector",
     "HeadTailSelector",
     "HistorySelector",
+    "LastSelector",
     "LinearSelector",
     "MutualInformationSelector",
     "RandomSelector",

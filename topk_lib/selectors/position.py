@@ -10,7 +10,7 @@ from torch import Tensor
 from topk_lib.ops.sample import mix
 from topk_lib.selectors.base import Selector, register
 
-__all__ = ["FirstSelector", "HeadTailSelector", "RandomSelector"]
+__all__ = ["FirstSelector", "HeadTailSelector", "LastSelector", "RandomSelector"]
 
 
 @register
@@ -22,6 +22,17 @@ class FirstSelector(Selector):
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return -token_positions(attention_mask).float()
+
+
+@register
+class LastSelector(Selector):
+    """The last k tokens, where a review often sums up."""
+
+    name: ClassVar[str] = "last"
+    rule: ClassVar[str] = "last k"
+
+    def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return token_positions(attention_mask).float()
 
 
 @register

@@ -32,7 +32,7 @@ from topk_lib.training import Settings, classification_metrics, tokenize
 from topk_lib.training.adapt import adapt, trainable
 from topk_lib.training.trainer import logits_of, make_trainer
 
-__all__ = ["COST", "EPOCHS", "EXPERIMENT", "METHODS", "RATES", "SIZES", "runs"]
+__all__ = ["COST", "EPOCHS", "EXPERIMENT", "METHODS", "RATES", "SIZES", "Stand", "peak_bytes", "runs"]
 
 EXPERIMENT, RATES, COST = "adaptation", "adaptation_rates", "adaptation_cost"
 METHODS = ("full", "lora", "adapter", "bitfit", "prompt", "head")
@@ -255,11 +255,11 @@ def cost(ks: Sequence[int] = (32, K, 128), rounds: int = 5, batches: int = 3) ->
             for part in parts
         ]
 
-    stands = {f"{method}-k{K}": _Stand(method, of(K), device) for method in METHODS}
-    stands |= {
-        f"{method}-k{k}": _Stand(method, of(k), device)
-        for k in ks if k != K for method in ("full", "lora")
-    }  # fmt: skip
+    wanted = [(method, K) for method in METHODS]
+    wanted += [(method, k) for k in ks if k != K for method in ("full", "lora")]
+    stands = {
+        f"{method}-k{k}": Stand(_model(method, DEFAULT_ENCODER, 0).to(device), of(k)) for method, k in wanted
+    }
     held = {name: stand.bytes() for name, stand in stands.items()}
     seconds = in_turns({name: stand.epoch for name, stand in stands.items()}, rounds)
     metrics = {
@@ -275,18 +275,26 @@ def cost(ks: Sequence[int] = (32, K, 128), rounds: int = 5, batches: int = 3) ->
     return Made(metrics, settings, {"source": source_of(reviews), "n_train": len(longest)})
 
 
-class _Stand:
-    """A model that takes steps of training, always on the same batches."""
+class Stand:
+    """A model that takes steps of training, always on the same batches.
 
-    def __init__(self, method: str, batches: list[tuple[torch.Tensor, ...]], device: str) -> None:
-        self.model, self.batches = _model(method, DEFAULT_ENCODER, 0).to(device).train(), batches
+    Args:
+        model: a classifier, where the batches are.
+        batches: of token ids, attention mask and labels.
+        low: compute in bfloat16 where that loses little, as Trainer does.
+    """
+
+    def __init__(self, model: Any, batches: list[tuple[torch.Tensor, ...]], *, low: bool = False) -> None:
+        self.model, self.batches, self.low = model.train(), batches, low
         self.learned = [x for x in self.model.parameters() if x.requires_grad]
         self.optimiser = torch.optim.AdamW(self.learned, lr=1e-5, fused=True)
 
     def step(self, batch: tuple[torch.Tensor, ...]) -> int:
         """Returns how many bytes of gradients there were."""
         ids, mask, labels = batch
-        self.model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.low):
+            loss = self.model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        loss.backward()
         gradients = sum(int(x.grad.nbytes) for x in self.learned if x.grad is not None)
         self.optimiser.step()
         self.optimiser.zero_grad()
@@ -297,6 +305,7 @@ class _Stand:
             self.step(batch)
 
     def bytes(self) -> Row:
+        """Of weights, gradients and AdamW's state, and the peak of a step beside weights and state."""
         gradients = self.step(self.batches[0])  # the first makes the optimiser's state
         state = self.optimiser.state.values()
         return {

@@ -36,6 +36,7 @@ __all__ = [
     "N_TEST",
     "SEEDS",
     "SIZES",
+    "best_of",
     "own_corpus",
     "rates",
     "runs",
@@ -179,14 +180,14 @@ def rates(name: str, model: str, tried: Sequence[float] = _TRIED) -> Made:
         )  # fmt: skip
         return float(found[rate].metrics["accuracy"])
 
-    rows, best = _best_of(accuracy, tried)
+    rows, best = best_of(accuracy, tried)
     told = {f"{rate:g}": value for rate, value in rows.items()}
     print(f"accuracy {told}", flush=True)
     settings = {name: value for name, value in found[best].settings.items() if name != "learning_rate"}
     return Made({"accuracy": told, "best": best}, settings, found[best].data)
 
 
-def _best_of(
+def best_of(
     accuracy: Callable[[float], float], tried: Sequence[float] = _TRIED, further: int = 2
 ) -> tuple[dict[float, float], float]:
     """What each rate gives, ascending, and the best; at an end of the list up to ``further`` rates beyond."""

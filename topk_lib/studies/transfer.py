@@ -39,7 +39,7 @@ from topk_lib.training import classification_metrics, tokenize
 from topk_lib.training.objective import block_losses, mean_and_error, to_guess, token_losses
 from topk_lib.training.pretrain import pretrain
 
-__all__ = ["BEST", "runs"]
+__all__ = ["BEST", "further_pretrained", "runs"]
 
 BEST = ("3m", 30)
 """The snapshot that stands for our own pretraining: the lowest held-out loss of all within half an hour."""
@@ -228,6 +228,16 @@ def _further(minutes: int) -> Made:
 
 def _start(minutes: int) -> str:
     return str(_ROOT / "pretraining_further" / f"ready-{minutes}min") if minutes else DEFAULT_ENCODER
+
+
+def further_pretrained(minutes: int) -> str:
+    """The folder of the general encoder after so many minutes on reviews; made where it is not there.
+
+    The same call after an interruption goes on from the last checkpoint. 0 minutes: the encoder as it comes.
+    """
+    if minutes and not (Path(_start(minutes)) / "model.safetensors").is_file():
+        _further(minutes)
+    return _start(minutes)
 
 
 def _after_further(name: str, minutes: int, n: int, seed: int) -> Made:

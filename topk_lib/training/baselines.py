@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 
 from topk_lib.training.metrics import classification_metrics
 
-__all__ = ["nb_svm", "tfidf_logistic"]
+__all__ = ["nb_svm", "nb_svm_margins", "tfidf_logistic"]
 
 
 def tfidf_logistic(
@@ -46,6 +46,18 @@ def nb_svm(
     Returns:
         The metrics of :func:`~topk_lib.training.metrics.classification_metrics`.
     """
+    classes = np.unique(np.asarray(labels))
+    margins = nb_svm_margins(texts, labels, test_texts)
+    best = (margins[:, 0] > 0).astype(int) if len(classes) == 2 else np.argmax(margins, axis=1)
+    return classification_metrics(test_labels, classes[best])
+
+
+def nb_svm_margins(texts: Sequence[str], labels: Sequence[int], test_texts: Sequence[str]) -> np.ndarray:
+    """How surely :func:`nb_svm` gives each class to a text, as log-odds.
+
+    Returns:
+        (n_test, classes) float64; of two classes one column, for the second.
+    """
     vectorizer = CountVectorizer(ngram_range=(1, 2), min_df=2, binary=True, token_pattern=r"\w+|[!?]")
     features = vectorizer.fit_transform(texts)
     truth = np.asarray(labels)
@@ -60,5 +72,4 @@ def nb_svm(
         model = LogisticRegression(C=1.0, solver="liblinear")
         model.fit(features.multiply(ratio).tocsr(), truth == one)
         margins.append(model.decision_function(test.multiply(ratio).tocsr()))
-    best = (margins[0] > 0).astype(int) if len(classes) == 2 else np.argmax(margins, axis=0)
-    return classification_metrics(test_labels, classes[best])
+    return np.stack(margins, axis=1)

@@ -190,6 +190,8 @@ def _train(
         )
     if settings.lora is not None:
         model.encoder = adapt(model.encoder, "lora", size=settings.lora)
+    else:
+        model.float()  # in weights of bfloat16, as many models are published, small steps are rounded away
     clock = _Clock()
 
     def read(reviews: Dataset) -> dict[str, list[list[int]]]:
