@@ -25,7 +25,7 @@ app = typer.Typer(
 # Of selector_names(); to ask for them would import PyTorch, which takes seconds before any help is shown.
 SELECTORS = (
     "first", "head_tail", "random", "tfidf", "frequency", "tfidf_corpus", "chi2", "mutual_information",
-    "linear", "embedding", "gate", "taught", "distilled", "history",
+    "linear", "distinct", "keep_negation", "embedding", "gate", "taught", "distilled", "history",
 )  # fmt: skip
 SelectorName = Enum("SelectorName", {name: name for name in SELECTORS}, type=str)  # type: ignore[misc]
 FIRST = SelectorName("first")

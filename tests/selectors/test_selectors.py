@@ -17,11 +17,14 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.feature_selection import chi2
 from sklearn.metrics import mutual_info_score
 from torch import nn
+from transformers import AutoTokenizer
 
+from topk_lib import checks
 from topk_lib.selectors import (
     DistilledSelector,
     GateSelector,
     HistorySelector,
+    KeepNegationSelector,
     Selector,
     TaughtSelector,
     ids_to_batch,
@@ -31,6 +34,7 @@ from topk_lib.selectors import (
     shorten,
 )
 from topk_lib.selectors.corpus import TableSelector, count_tokens
+from topk_lib.selectors.interaction import copies_last
 
 CLS, SEP = 101, 102
 VOCABULARY = 128
@@ -41,8 +45,11 @@ TEXTS = [
     [CLS, SEP],
 ]
 LABELS = [0, 1, 0, 1]
-LEARN_FROM_LABELS = ("chi2", "mutual_information", "linear", "embedding", "gate", "history")
-COUNT = ("frequency", "tfidf", "tfidf_corpus", "chi2", "mutual_information", "linear")
+LEARN_FROM_LABELS = (
+    "chi2", "mutual_information", "linear", "distinct", "keep_negation", "embedding", "gate", "history",
+)  # fmt: skip
+COUNT = ("frequency", "tfidf", "tfidf_corpus", "chi2", "mutual_information", "linear", "distinct")
+NEGATION = 9
 
 corpora = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), min_size=4, max_size=12)
 
@@ -55,6 +62,8 @@ def embedding(table: torch.Tensor | None = None) -> nn.Embedding:
 
 
 def built(name: str, **options: Any) -> Selector:
+    if name == "keep_negation":
+        options = {"negations": [NEGATION]} | options
     selector = make_selector(name, seed=3, vocabulary=VOCABULARY, **options)
     return selector.attach(embedding()) if selector.needs_embeddings else selector
 
@@ -219,6 +228,58 @@ def test_linear_prefers_tokens_that_tell_the_labels_apart() -> None:
     texts = [[1, 2, 50], [1, 3, 50], [1, 2, 51], [1, 3, 51]] * 5
     selector = make_selector("linear").fit(texts, [0, 0, 1, 1] * 5)
     assert select_tokens(selector, [[1, 2, 50, 3, 51]], 2) == [[50, 51]]
+
+
+def with_table(name: str, table: list[float], **options: Any) -> TableSelector:
+    selector = make_selector(name, **options)
+    assert isinstance(selector, TableSelector)
+    selector.keep(table)
+    return selector
+
+
+def test_distinct_takes_copies_last() -> None:
+    rule = with_table("distinct", [0.0, 1.0, 2.0, 3.0])
+    text = [[3, 1, 3, 2, 3, 1, 0]]
+    scores = rule.scores(*ids_to_batch([*text, [2] * 9]))  # the padding is no copy of a 0 in the text
+    assert scores[0, [0, 1, 3, 6]].tolist() == [3, 1, 2, 0]
+    order = scores[0, :7].argsort(descending=True, stable=True).tolist()
+    assert order == [0, 3, 1, 6, 2, 4, 5]  # of the copies, too, the louder first
+    assert "Right" in checks.check_distinct(lambda s, ids: copies_last(s, ids, torch.ones_like(ids)))
+
+
+def test_a_negation_travels_with_what_it_denies() -> None:
+    rule = with_table("keep_negation", [0.1, 0.0, 5.0, 2.0], negations=[1], reach=2)
+    text = [[1, 0, 2, 1, 0, 0, 3, 1]]  # the second denies nothing within its reach, nor does the last
+    scores = rule.scores(*ids_to_batch([*text, [2] * 12]))[0, :8]
+    assert scores.tolist() == pytest.approx([5.0, 0.1, 5.0, 0.1, 0.1, 0.1, 2.0, 0.0])
+
+    def exercise(scores: torch.Tensor, ids: torch.Tensor, negations: torch.Tensor) -> torch.Tensor:
+        """The library's rule with a reach of 1, on the exercise's scores made positive."""
+        rows = []
+        for row, types in zip(scores + 10, ids, strict=True):
+            own = with_table("keep_negation", row.tolist(), negations=list(range(len(row))), reach=1)
+            raised = own.scores(torch.arange(len(row))[None], torch.ones(1, len(row)))[0]
+            rows.append(torch.where(torch.isin(types, negations), raised, row) - 10)
+        return torch.stack(rows)
+
+    ids, scores = torch.tensor([[7, 1, 8, 2, 9, 1]]), torch.tensor([[9.0, 0.5, 3.0, 2.0, 1.0, 0.25]])
+    assert exercise(scores, ids, torch.tensor([1, 2])).tolist() == [[9.0, 3.0, 3.0, 2.0, 1.0, 0.25]]
+
+
+def test_negations_are_looked_up_in_the_tokenizer(tiny_encoder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    rule = make_selector("keep_negation", tokenizer=tokenizer)
+    assert isinstance(rule, KeepNegationSelector)
+    words = set(tokenizer.convert_ids_to_tokens(rule.negations))
+    assert {"not", "no", "never", "t"} <= words
+    assert set(tokenizer.tokenize("I don't")) & words == {"t"}
+    again = make_selector("keep_negation", **rule.options())
+    assert isinstance(again, KeepNegationSelector)
+    assert again.negations == rule.negations
+    with pytest.raises(ValueError, match="knows no negation: give make_selector the tokenizer, or negations"):
+        make_selector("keep_negation").fit(TEXTS, LABELS)
+    with pytest.raises(TypeError, match="negations must be a list of token ids, got 'not'"):
+        make_selector("keep_negation", negations="not")
 
 
 def test_linear_looks_at_every_class() -> None:

@@ -4,13 +4,14 @@ from topk_lib.claims.article import CLAIMS, Claim, judge, markdown, table, verdi
 from topk_lib.claims.compare import FULL, Difference, Paired, Record, Results, difference, loss, paired
 from topk_lib.claims.continual import by_method
 from topk_lib.claims.prompting import arms, lead
-from topk_lib.claims.rules import HARD, SOFT, UNLABELLED, Finding
+from topk_lib.claims.rules import HARD, OURS, SOFT, UNLABELLED, Finding
 from topk_lib.claims.runs import runs
 
 __all__ = [
     "CLAIMS",
     "FULL",
     "HARD",
+    "OURS",
     "SOFT",
     "UNLABELLED",
     "Claim",

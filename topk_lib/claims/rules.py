@@ -27,13 +27,15 @@ from topk_lib.claims.compare import (
     wrong,
 )
 
-__all__ = ["HARD", "SOFT", "UNLABELLED", "Finding", "cheap", "context", "counts_find", "dearer",
+__all__ = ["HARD", "OURS", "SOFT", "UNLABELLED", "Finding", "cheap", "context", "counts_find", "dearer",
            "distance_finds", "explains", "faster", "fixed", "generalises", "helps", "hurts", "keeps",
            "listed", "reaches", "soft_wins"]  # fmt: skip
 
 UNLABELLED = ("tfidf", "tfidf_corpus", "frequency")
 """Rules that count, and never see a label."""
 HARD = ("linear", "chi2", "mutual_information", "embedding", *UNLABELLED, "head_tail", "first", "random")
+OURS = ("distinct", "keep_negation")
+"""Hard rules of our own, which look at the rest of the text; a claim hears them where they were run."""
 SOFT = ("gate", "history", "taught", "distilled")
 
 _POINT = 0.01
@@ -142,7 +144,10 @@ def soft_wins(grid: Grid, _: Results) -> Finding:
     if not gates:
         raise Missing("k with runs of a gate and of all hard rules")
     every = grid.compare(
-        ((name, k), (rule, k)) for name in gates for k in grid.ks(name, *HARD) for rule in HARD
+        ((name, k), (rule, k))
+        for name in gates
+        for k in grid.ks(name, *HARD)
+        for rule in (*HARD, *(own for own in OURS if grid.seeds((name, k), (own, k))))
     )
     found = {name: {pair: sign for pair, sign in every.items() if pair[0][0] == name} for name in gates}
     at = {(name, k): yes for name, outcomes in found.items() for k, yes in by_k(outcomes).items()}

@@ -153,7 +153,8 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         if isinstance(encoder, TopKForSequenceClassification):
             encoder = encoder.encoder
         if isinstance(selector, str):
-            selector = make_selector(selector, seed=seed, vocabulary=encoder.config.vocab_size)
+            size = encoder.config.vocab_size
+            selector = make_selector(selector, seed=seed, vocabulary=size, tokenizer=tokenizer)
         for option in options:
             if option not in _OPTIONS:
                 raise TypeError(f"no option {option!r}: choose from {', '.join(_OPTIONS)}")

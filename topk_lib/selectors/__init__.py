@@ -21,18 +21,21 @@ from topk_lib.selectors.corpus import (
 )
 from topk_lib.selectors.embedding import EmbeddingSelector
 from topk_lib.selectors.gate import DistilledSelector, GateSelector, HistorySelector, TaughtSelector
+from topk_lib.selectors.interaction import DistinctSelector, KeepNegationSelector
 from topk_lib.selectors.position import FirstSelector, HeadTailSelector, RandomSelector
 
 __all__ = [
     "Chi2Selector",
     "CorpusTfidfSelector",
     "DistilledSelector",
+    "DistinctSelector",
     "EmbeddingSelector",
     "FirstSelector",
     "FrequencySelector",
     "GateSelector",
     "HeadTailSelector",
     "HistorySelector",
+    "KeepNegationSelector",
     "LinearSelector",
     "MutualInformationSelector",
     "RandomSelector",
