@@ -11,6 +11,7 @@ import pytest
 from topk_lib import records, studies
 from topk_lib.data import load_reviews
 from topk_lib.studies import imdb
+from topk_lib.studies.base import packed
 from topk_lib.training.finetune import FinetuneResult
 
 
@@ -22,7 +23,38 @@ def test_every_selector_at_every_k_once() -> None:
         for k in (16, 32, 64, 128, *([256] if gpu else [])):
             for selector in imdb.SELECTORS:
                 assert any(one["selector"] == selector and one["k"] == k for one in every)
-    assert sum(one.name.startswith("gate-k64-s") for one in grid) == 3
+        for name in (*imdb.SELECTORS, "gate-k64-batch"):
+            stem = name if "-k" in name else f"{name}-k64"
+            assert sum(one.name.startswith(f"{stem}-s") for one in grid) == 3
+
+
+def test_the_order_follows_from_the_records(results: Path) -> None:
+    """Recorded runs first; then what is close, not what is clear; and each record changes what comes next."""
+
+    def write(name: str, wrong: int) -> None:
+        missed = np.arange(800) < wrong
+        records.write(
+            "study_4000", name, metrics={"accuracy": 1 - wrong / 800, "wrong": packed(missed)},
+            settings={}, data={"eval_fingerprint": "f", "n_eval": 800}, seconds=1.0,
+        )  # fmt: skip
+
+    for name in imdb.SELECTORS:
+        write(f"{name}-k16-s0", 400 if name in ("frequency", "tfidf") else 160)
+    order = [one.name for one in imdb.runs(gpu=False)]
+    assert sorted(order) == sorted(name for name, _ in imdb._grid(4000, False))
+    assert {*order[: len(imdb.SELECTORS)]} == {f"{name}-k16-s0" for name in imdb.SELECTORS}
+    next_ones = order[len(imdb.SELECTORS) :]
+    assert next_ones[0].endswith(("-k16-s1", "-k16-s2"))
+    assert next_ones.index("gate-k16-s1") < next_ones.index("frequency-k16-s1")
+    assert (
+        next_ones.index("linear-k16-s1") < next_ones.index("linear-k64-s0") < next_ones.index("first-k512-s0")
+    )
+    left = imdb.runs(gpu=False)
+    for name in order[: len(imdb.SELECTORS)]:
+        assert next(left).name == name
+    while (one := next(left)).name.endswith("-k16-s1"):
+        write(one.name, 400 if "gate" in one.name else 160)  # so the gate is far behind
+    assert len({one.name for one in left} & {"gate-k16-s2", "linear-k16-s2"}) == 2
 
 
 def test_all_runs_have_one_training_budget() -> None:
@@ -52,6 +84,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TOPK_RESULTS", str(tmp_path))
     monkeypatch.setenv("TOPK_IMDB", "embedded")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(imdb, "answers", lambda folder: {"both": 0.25})  # there is no model in it
     return tmp_path
 
 
@@ -81,6 +114,7 @@ def test_runs_are_recorded_once(results: Path, monkeypatch: pytest.MonkeyPatch) 
     wrong = wrong[: record["data"]["n_eval"]]
     assert wrong.sum() == 1
     assert wrong[0] == 1
+    assert record["metrics"]["pairs"] == {"both": 0.25}
     assert 0 < record["metrics"]["slices"]["long"]["n"] < record["data"]["n_eval"]
     studies.run("imdb", only="study_4000/linear-k64-s", n_train=4000)
     assert len(asked) == 3  # nothing twice

@@ -77,15 +77,12 @@ def kept_of(pairs: Pairs, kept: torch.Tensor) -> Row:
     Returns:
         - ``read``: the share of all tokens that are kept, which a blind choice would keep of the turning
           ones, too; ``kept``: the share of the turning ones; special tokens count in neither.
-        - ``told``: the share of the pairs of which two different texts are read. No model that reads so
-          can answer both texts of more pairs rightly. With ``told_low`` and ``told_high``, the ends of the
-          95% interval for the luck of the pairs.
-        - ``edits``: for each kind of edit ``n`` pairs, ``kept`` and ``told``.
+        - ``seen``: the share of the pairs of which a turning token is read, in one text at least. In the
+          others nothing that is read has to do with the verdict's turn. With ``seen_low`` and ``seen_high``,
+          the ends of the 95% interval for the luck of the pairs.
+        - ``edits``: for each kind of edit ``n`` pairs, ``kept`` and ``seen``.
     """
-    told = torch.tensor([
-        pairs.ids[row][kept[row]].tolist() != pairs.ids[row + 1][kept[row + 1]].tolist()
-        for row in range(0, len(kept), 2)
-    ]).numpy()  # fmt: skip
+    seen = (pairs.turning & kept).any(-1).reshape(-1, 2).any(-1).numpy()
     edits, by_edit = np.asarray(pairs.edits), {}
 
     def share(inside: np.ndarray) -> float:
@@ -94,11 +91,11 @@ def kept_of(pairs: Pairs, kept: torch.Tensor) -> Row:
 
     for edit in sorted(set(pairs.edits)):
         inside = edits == edit
-        by_edit[edit] = {"n": int(inside.sum()), "kept": share(inside), "told": float(told[inside].mean())}
-    low, high = accuracy_interval(int(told.sum()), len(told))
+        by_edit[edit] = {"n": int(inside.sum()), "kept": share(inside), "seen": float(seen[inside].mean())}
+    low, high = accuracy_interval(int(seen.sum()), len(seen))
     return {
         "read": float((kept & pairs.body).sum() / pairs.body.sum()), "kept": share(edits == edits),
-        "told": float(told.mean()), "told_low": low, "told_high": high, "edits": by_edit,
+        "seen": float(seen.mean()), "seen_low": low, "seen_high": high, "edits": by_edit,
     }  # fmt: skip
 
 
@@ -112,7 +109,7 @@ def answers(folder: str | Path) -> Row:
     Returns:
         What :func:`kept_of` says of its reading; ``n`` pairs; the accuracies on the ``original`` and the
         ``rewritten`` texts, and ``both``, the share of the pairs with both right: 25% for one who tosses
-        coins, 0 for one to whom the two texts look alike. And ``wrong``, a bit a text, pair by pair.
+        coins, 0 for one to whom the two texts of a pair look alike. And ``wrong``, a bit a text, pair by pair.
     """
     model, tokenizer, _ = load_model(folder)
     pairs, device = read_pairs(tokenizer), records.device_kind()
