@@ -17,10 +17,11 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.feature_selection import chi2
 from sklearn.metrics import mutual_info_score
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from topk_lib import checks
 from topk_lib.selectors import (
+    ContextualSelector,
     DistilledSelector,
     GateSelector,
     HistorySelector,
@@ -61,10 +62,23 @@ def embedding(table: torch.Tensor | None = None) -> nn.Embedding:
     return nn.Embedding(vocabulary, width, _weight=table)
 
 
+def tiny_encoder(layers: int = 2) -> Any:
+    """A BERT on these token types, without dropout's luck while it answers."""
+    torch.manual_seed(0)
+    encoder = BertForSequenceClassification(BertConfig(
+        vocab_size=VOCABULARY, hidden_size=8, num_hidden_layers=layers, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=32,
+    ))  # fmt: skip
+    encoder.set_input_embeddings(embedding())
+    return encoder.eval()
+
+
 def built(name: str, **options: Any) -> Selector:
     if name == "keep_negation":
         options = {"negations": [NEGATION]} | options
     selector = make_selector(name, seed=3, vocabulary=VOCABULARY, **options)
+    if name == "contextual":
+        return selector.attach_encoder(tiny_encoder())
     return selector.attach(embedding()) if selector.needs_embeddings else selector
 
 
@@ -301,6 +315,63 @@ def test_a_gate_learns_what_it_is_taught() -> None:
     assert torch.corrcoef(torch.stack([scores.flatten(), worth[texts].flatten()]))[0, 1] > 0.95
 
 
+def contextual(**options: Any) -> ContextualSelector:
+    selector = built("contextual", **{"block": 16} | options)
+    assert isinstance(selector, ContextualSelector)
+    return selector
+
+
+def test_a_contextual_gate_reads_the_first_layer_and_leaves_it_alone() -> None:
+    encoder = tiny_encoder()
+    selector = make_selector("contextual", block=16).attach_encoder(encoder)
+    assert isinstance(selector, ContextualSelector)
+    assert selector.net is not None
+    ids, mask = ids_to_batch([[5, 6, 7, 8], [9, 5]])
+    with torch.no_grad():
+        hidden = encoder(ids, attention_mask=mask, output_hidden_states=True).hidden_states[1]
+        expected = selector.net["project"](selector.net["norm"](hidden))
+        torch.testing.assert_close(selector.project(ids, mask)[mask.bool()], expected[mask.bool()])
+    before = {name: x.clone() for name, x in selector.reader.state_dict().items()}
+    selector.train().teach(TEXTS, [torch.arange(len(text)).float() for text in TEXTS], epochs=2)
+    assert not selector.reader.training
+    assert all(torch.equal(x, before[name]) for name, x in selector.reader.state_dict().items())
+    assert encoder.get_input_embeddings().weight.grad is None
+
+
+def test_a_contextual_gate_tells_a_token_by_its_neighbours_far_away() -> None:
+    """Six tokens off: no other gate could see it."""
+    selector = contextual(once=False)
+    ids, mask = ids_to_batch([[20, 1, 2, 3, 4, 5, 9], [21, 1, 2, 3, 4, 5, 9]])
+    scores = selector.scores(ids, mask).detach()
+    assert abs(scores[0, 6] - scores[1, 6]) > 1e-5
+    plain = built("distilled").scores(ids, mask).detach()
+    assert plain[0, 6] == plain[1, 6]
+    # But not beyond its block; and without its own block a text of any length could not be read.
+    far, long = ids_to_batch([[20, *range(1, 40)], [21, *range(1, 40)]])
+    scores = selector.scores(far, long).detach()
+    torch.testing.assert_close(scores[0, 18:], scores[1, 18:])
+    assert abs(scores[0, 10] - scores[1, 10]) > 1e-6
+
+
+def test_a_contextual_gate_takes_each_type_once() -> None:
+    batch = ids_to_batch([[5, 6, 5, 5, 7]])
+    plain, once = (contextual(once=once).scores(*batch)[0].detach() for once in (False, True))
+    assert torch.equal(once[[0, 1, 4]], plain[[0, 1, 4]])
+    assert once[[2, 3]].max() < plain[[0, 1, 4]].min()
+
+
+def test_a_contextual_gate_says_what_it_needs() -> None:
+    with pytest.raises(ValueError, match="layers must be at most the encoder's 2, got 3"):
+        contextual(layers=3)
+    with pytest.raises(TypeError, match="once must be True or False, got 1"):
+        make_selector("contextual", once=1)
+    half = make_selector("contextual").attach(embedding())
+    with pytest.raises(
+        RuntimeError, match=r"the contextual selector reads with layers: call attach_encoder\("
+    ):
+        half.scores(*ids_to_batch(TEXTS))
+
+
 def test_a_gate_starts_near_the_linear_rule() -> None:
     texts, labels = [[1, 2, 50], [1, 3, 50], [1, 2, 51], [1, 3, 51]] * 150, [0, 0, 1, 1] * 150
     gate = make_selector("gate", context=1).attach(embedding()).fit(texts, labels)
@@ -358,7 +429,7 @@ def test_nothing_to_count(name: str) -> None:
         built(name).fit([[], []], [0, 1])
 
 
-@pytest.mark.parametrize("name", ["embedding", "gate", "history", "taught", "distilled"])
+@pytest.mark.parametrize("name", ["embedding", "gate", "history", "taught", "distilled", "contextual"])
 def test_embeddings_are_needed(name: str) -> None:
     selector = make_selector(name, vocabulary=VOCABULARY)
     learn: Callable[..., object] = selector.teach if isinstance(selector, TaughtSelector) else selector.fit

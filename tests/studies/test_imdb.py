@@ -17,7 +17,7 @@ from topk_lib.training.finetune import FinetuneResult
 
 def test_every_selector_at_every_k_once() -> None:
     for gpu in (False, True):
-        grid = list(imdb.runs(gpu=gpu, n_train=25_000))
+        grid = [one for one in imdb.runs(gpu=gpu, n_train=25_000) if one.experiment != imdb.DEV]
         assert len({one.name for one in grid}) == len(grid)
         every = [imdb.options_of(one.name, 25_000) for one in grid]
         for k in (16, 32, 64, 128, *([256] if gpu else [])):
@@ -40,7 +40,7 @@ def test_the_order_follows_from_the_records(results: Path) -> None:
 
     for name in imdb.SELECTORS:
         write(f"{name}-k16-s0", 400 if name in ("frequency", "tfidf") else 160)
-    order = [one.name for one in imdb.runs(gpu=False)]
+    order = [one.name for one in imdb.runs(gpu=False) if one.experiment != imdb.DEV]
     assert sorted(order) == sorted(name for name, _ in imdb._grid(4000, False))
     assert {*order[: len(imdb.SELECTORS)]} == {f"{name}-k16-s0" for name in imdb.SELECTORS}
     next_ones = order[len(imdb.SELECTORS) :]
@@ -49,7 +49,7 @@ def test_the_order_follows_from_the_records(results: Path) -> None:
     assert (
         next_ones.index("linear-k16-s1") < next_ones.index("linear-k64-s0") < next_ones.index("first-k512-s0")
     )
-    left = imdb.runs(gpu=False)
+    left = (one for one in imdb.runs(gpu=False) if one.experiment != imdb.DEV)
     for name in order[: len(imdb.SELECTORS)]:
         assert next(left).name == name
     while (one := next(left)).name.endswith("-k16-s1"):
@@ -59,6 +59,8 @@ def test_the_order_follows_from_the_records(results: Path) -> None:
 
 def test_all_runs_have_one_training_budget() -> None:
     for one in imdb.runs(gpu=False):
+        if one.experiment == imdb.DEV:
+            continue
         options = imdb.options_of(one.name, 4000)
         assert options["n_train"] == 4000
         assert not options.keys() & {"epochs", "batch_size", "evaluate_on"}
@@ -142,6 +144,23 @@ def test_a_teacher_has_read_no_review_that_its_student_has_not(
             assert teacher[key] == student[key]
         assert "evaluate_on" not in teacher
         assert records.load("study_4000", name)["settings"]["teacher"] == "linear-k128"
+
+
+def test_a_new_selector_meets_the_dev_split_alone(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Path, dict[str, Any]]] = []
+
+    def pretend(folder: Path, *, quiet: bool, **options: Any) -> FinetuneResult:
+        asked.append((folder, options))
+        n = len(load_reviews(split="dev", n=options["n_eval"], quiet=True))
+        return FinetuneResult(folder, {"accuracy": 0.5}, options, {"n_eval": n}, {"fit": 1.0}, [0] * n)
+
+    monkeypatch.setattr(imdb, "finetune", pretend)
+    assert studies.run("imdb", only="study_dev/contextual-k32-s1", n_train=4000) == []
+    assert [options["selector"] for _, options in asked] == ["linear", "contextual"]
+    assert [folder.parent.name for folder, _ in asked] == [imdb.DEV] * 2
+    assert all(options["evaluate_on"] == "dev" for _, options in asked)
+    assert asked[1][1]["teacher"] == str(asked[0][0])
+    assert "contextual" not in imdb.SELECTORS
 
 
 def test_a_failed_run_does_not_stop_the_others(

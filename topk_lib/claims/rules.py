@@ -214,7 +214,7 @@ def hurts(grid: Grid, _: Results) -> Finding:
 
 
 @_on_grid
-def context(grid: Grid, _: Results) -> Finding:
+def context(grid: Grid, results: Results) -> Finding:
     """The gate, which sees neighbours, must be better than the linear rule where negation abounds."""
     ks = {k: grid.seeds(("gate", k), ("linear", k)) for k in grid.ks("gate", "linear")}
     at, evidence = {}, []
@@ -229,6 +229,10 @@ def context(grid: Grid, _: Results) -> Finding:
             evidence.append(f"k = {k}, reviews full of negation: {', '.join(cited)} (seeds: {len(seeds)})")
     if not at:
         raise Missing("runs of gate and linear at one k with their slices")
+    if base := results.get("study_slices", {}).get("base"):
+        commonest = cite("study_slices/base", "metrics.negation.share .1%")
+        label = base["metrics"]["negation"]["label"]
+        evidence.append(f"whoever always says *{label}* is right on {commonest} of these reviews")
     none = f"{_IF} the gate sees neighbours when it chooses, but where negation abounds no gain shows"
     return Finding(_graded(at) if any(at.values()) else none, tuple(evidence))
 

@@ -81,7 +81,7 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             raise ValueError(f"k = {config.k} is more than the encoder reads: choose k <= {limit}")
         embedding = self.encoder.get_input_embeddings()
         self.selector = make_selector(**{"vocabulary": embedding.num_embeddings} | config.selector)
-        self.selector.attach(embedding)
+        self.selector.attach_encoder(self.encoder)
         self.soft = SoftTopK(
             config.k, config.start_temperature, final_temperature=config.final_temperature, link=config.link
         )
@@ -185,6 +185,8 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         model.encoder.load_state_dict(encoder.state_dict())
         if selector.state_dict():
             model.selector = selector.attach(model.encoder.get_input_embeddings())
+        else:
+            model.selector.attach_encoder(model.encoder)  # now with its weights
         if model.selector.trainable:
             batch = tokenizer(["a good film", "bad"], padding=True, return_tensors="pt")
             ids = batch["input_ids"].clamp(max=encoder.config.vocab_size - 1)

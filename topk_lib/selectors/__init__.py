@@ -11,6 +11,7 @@ from topk_lib.selectors.base import (
     shorten,
 )
 from topk_lib.selectors.budget import row_budgets
+from topk_lib.selectors.contextual import ContextualSelector
 from topk_lib.selectors.corpus import (
     Chi2Selector,
     CorpusTfidfSelector,
@@ -26,6 +27,7 @@ from topk_lib.selectors.position import FirstSelector, HeadTailSelector, RandomS
 
 __all__ = [
     "Chi2Selector",
+    "ContextualSelector",
     "CorpusTfidfSelector",
     "DistilledSelector",
     "DistinctSelector",

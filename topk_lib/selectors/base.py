@@ -65,6 +65,10 @@ class Selector(nn.Module):
         self._embedding = (embedding,)  # in a tuple: no submodule
         return self
 
+    def attach_encoder(self, encoder: Any) -> Selector:
+        """:meth:`attach`, and take whatever else the selector wants of the encoder. Returns itself."""
+        return self.attach(encoder.get_input_embeddings())
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Selector:
         """Half precision is for the encoder: a ranking stays in float32."""
 

@@ -13,18 +13,20 @@ import numpy as np
 
 from topk_lib import records
 from topk_lib.claims.undecided import Undecided
-from topk_lib.data import load_reviews
+from topk_lib.data import load_reviews, train_and_eval
 from topk_lib.studies.base import Made, Run, packed
 from topk_lib.studies.pairs import answers
 from topk_lib.training import accuracy_interval, finetune
 
 __all__ = [
+    "DEV",
     "FULL",
     "PUPILS",
     "RATE",
     "SELECTORS",
     "SMALL",
     "SMALL_TEST",
+    "finetuned",
     "options_of",
     "runs",
     "slices",
@@ -40,7 +42,10 @@ SMALL = 4000  # training reviews where a CPU does all the work,
 SMALL_TEST = 10_000  # and test reviews
 RATE = 1e-4  # chosen on the held-out part of the training split: results/imdb_dev
 _TEACHER = "linear-k128"
-PUPILS = ("taught", "distilled")
+_DEV = {"evaluate_on": "dev", "n_eval": 2500}
+PUPILS = ("taught", "distilled", "contextual")
+DEV = "study_dev"
+_ON_DEV = ("contextual", "distilled", "distinct", "mutual_information", "linear")
 
 _PRAISE = "best brilliant excellent masterpiece wonderful superb perfect amazing genius great fantastic"
 _BLAME = "worst awful terrible horrible boring stupid waste dull ridiculous poor lame"
@@ -51,7 +56,8 @@ def runs(*, gpu: bool, n_train: int | None = None) -> Iterator[Run]:
     """The grid with three seeds, and next each time the run that could most cheaply turn a verdict.
 
     What has been recorded comes first, since it costs nothing. After that the order follows from the
-    records, and is made anew with each: see :class:`~topk_lib.claims.undecided.Undecided`.
+    records, and is made anew with each: see :class:`~topk_lib.claims.undecided.Undecided`. At the end stand
+    runs on the dev split, where a new selector is chosen before it meets the test reviews.
 
     Args:
         gpu: k = 256 is tried, too.
@@ -68,9 +74,15 @@ def runs(*, gpu: bool, n_train: int | None = None) -> Iterator[Run]:
         name = left[0] if left[0] in found else max(left, key=lambda run: undecided.worth(run, planned))
         left.remove(name)
         planned.add(name)
-        yield Run(experiment, name, partial(_finetuned, Path("runs") / experiment / name, grid[name]))
+        yield Run(experiment, name, partial(finetuned, Path("runs") / experiment / name, grid[name]))
         if name not in found and records.path_of(experiment, name).is_file():
             undecided.add(name, records.load(experiment, name))
+    for seed in range(3):
+        for k in (32, 16, 64):
+            for selector in _ON_DEV:
+                name = f"{selector}-k{k}-s{seed}"
+                options = _one(selector, k, seed, SMALL)[1] | _DEV
+                yield Run(DEV, name, partial(finetuned, Path("runs") / DEV / name, options))
 
 
 def _cost(options: dict[str, Any]) -> float:
@@ -83,12 +95,18 @@ def options_of(name: str, n_train: int) -> dict[str, Any]:
     return dict(_grid(n_train, True))[name]
 
 
+def _one(
+    selector: str, k: int, seed: int, n_train: int, tag: str = "", **more: Any
+) -> tuple[str, dict[str, Any]]:
+    options = {"selector": selector, "k": k, "seed": seed, "n_train": n_train, "learning_rate": RATE}
+    if n_train <= SMALL:
+        options["n_eval"] = SMALL_TEST
+    return f"{selector}-k{k}{tag}-s{seed}", options | more
+
+
 def _grid(n_train: int, gpu: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     def one(selector: str, k: int, seed: int, tag: str = "", **more: Any) -> tuple[str, dict[str, Any]]:
-        options = {"selector": selector, "k": k, "seed": seed, "n_train": n_train, "learning_rate": RATE}
-        if n_train <= SMALL:
-            options["n_eval"] = SMALL_TEST
-        return f"{selector}-k{k}{tag}-s{seed}", options | more
+        return _one(selector, k, seed, n_train, tag, **more)
 
     for seed in range(3):
         for k in (16, 32, 64, 128, *([256] if gpu else [])):
@@ -105,15 +123,24 @@ def _grid(n_train: int, gpu: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         yield one("first", 128, seed, "-inside", keep_after="1:64,3:32")
 
 
-def _finetuned(folder: Path, options: dict[str, Any]) -> Made:
-    """Fine-tune, and measure on the test reviews, on slices of them, and on the rewritten pairs."""
+def finetuned(folder: Path, options: dict[str, Any]) -> Made:
+    """Fine-tune, and measure on the held-out reviews, on slices of them, and on the rewritten pairs.
+
+    Args:
+        folder: for the model.
+        options: of :func:`~topk_lib.training.finetune`; a pupil gets the teacher of its seed.
+    """
+    on = options.get("evaluate_on", "test")
     learned = {"teacher": _TEACHER} if options["selector"] in PUPILS else {}
-    given = {"teacher": str(teacher(options["n_train"], options["seed"]))} if learned else {}
+    given = {"teacher": str(teacher(options["n_train"], options["seed"], on))} if learned else {}
     result = finetune(folder, quiet=True, **options, **given)
-    test = load_reviews(split="test", n=options.get("n_eval"), quiet=True)
-    right = np.asarray(result.predictions) == np.asarray(test["label"])
+    if on == "test":
+        held_out = load_reviews(split="test", n=options.get("n_eval"), quiet=True)
+    else:
+        held_out = train_and_eval(evaluate_on=on, n_train=2, n_eval=options.get("n_eval"), quiet=True)[1]
+    right = np.asarray(result.predictions) == np.asarray(held_out["label"])
     parts = {}
-    for name, inside in slices(list(test["text"]), list(test["label"])).items():
+    for name, inside in slices(list(held_out["text"]), list(held_out["label"])).items():
         low, high = accuracy_interval(int(right[inside].sum()), int(inside.sum()))
         parts[name] = {"n": int(inside.sum()), "accuracy": float(right[inside].mean()),
                        "accuracy_low": low, "accuracy_high": high}  # fmt: skip
@@ -127,11 +154,13 @@ def _finetuned(folder: Path, options: dict[str, Any]) -> Made:
     )  # fmt: skip
 
 
-def teacher(n_train: int, seed: int) -> Path:
+def teacher(n_train: int, seed: int, evaluate_on: str = "test") -> Path:
     """The run that gates learn from: trained on their own reviews, so that they hear of no other label."""
     name = f"{_TEACHER}-s{seed}"
-    folder = Path("runs") / f"study_{n_train}" / name
-    finetune(folder, quiet=True, **options_of(name, n_train))  # nothing, where that run was made
+    options, folder = options_of(name, n_train), Path("runs") / f"study_{n_train}" / name
+    if evaluate_on == "dev":
+        options, folder = options | _DEV, Path("runs") / DEV / name
+    finetune(folder, quiet=True, **options)  # nothing, where that run was made
     return folder
 
 

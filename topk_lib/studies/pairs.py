@@ -109,7 +109,7 @@ def answers(folder: str | Path) -> Row:
     Returns:
         What :func:`kept_of` says of its reading; ``n`` pairs; the accuracies on the ``original`` and the
         ``rewritten`` texts, and ``both``, the share of the pairs with both right: 25% for one who tosses
-        coins, 0 for one to whom the two texts of a pair look alike. And ``wrong``, a bit a text, pair by pair.
+        coins, 0 for one to whom the texts of a pair look alike. And ``wrong``, a bit a text, pair by pair.
     """
     model, tokenizer, _ = load_model(folder)
     pairs, device = read_pairs(tokenizer), records.device_kind()
