@@ -71,7 +71,7 @@ def test_ties_are_seldom_told_apart(luck: float) -> None:
 def test_pairs_are_right_where_both_texts_are() -> None:
     right = np.array([[1, 1], [1, 0], [0, 1], [0, 0], [1, 1]], dtype=bool)
     row = {
-        "n": 5, "original": 0.6, "rewritten": 0.6, "both": 0.4, "kept": 0.5, "read": 0.2,
+        "n": 5, "original": 0.6, "rewritten": 0.6, "both": 0.4, "kept": 0.5, "blind": 0.2,
         "wrong": np.packbits(~right.reshape(-1)).tobytes().hex(),
     }  # fmt: skip
     records = {"gate-k16-s0": {"metrics": {"pairs": row}}, "old-k16-s0": {"metrics": {}}}

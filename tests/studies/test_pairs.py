@@ -39,7 +39,8 @@ def test_what_is_kept_by_hand() -> None:
         [[1, 0, 1, 0, 1], [1, 0, 1, 0, 1], [1, 1, 0, 1, 0], [1, 0, 1, 0, 1]], dtype=torch.bool
     )
     row = kept_of(few(), kept)
-    assert row["read"] == pytest.approx(4 / 11)
+    # Of the three texts with a turning token a third, a third and a third of the body is kept.
+    assert row["blind"] == pytest.approx(1 / 3)
     assert row["kept"] == pytest.approx(2 / 3)
     assert row["seen"] == 1 / 2  # of the second pair "fine" and "fine"
     assert row["seen_low"] < 1 / 2 < row["seen_high"]
@@ -47,7 +48,7 @@ def test_what_is_kept_by_hand() -> None:
         "negation": {"n": 1, "kept": 0.0, "seen": 0.0}, "word": {"n": 1, "kept": 1.0, "seen": 1.0},
     }  # fmt: skip
     everything = kept_of(few(), few().mask.bool())
-    assert (everything["read"], everything["kept"], everything["seen"]) == (1.0, 1.0, 1.0)
+    assert (everything["blind"], everything["kept"], everything["seen"]) == (1.0, 1.0, 1.0)
 
 
 def test_the_pairs_as_tokens() -> None:
@@ -69,7 +70,7 @@ def test_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     made = study.rules_kept(ks=(16, 500), n_train=60)
     assert list(made.metrics) == [*HARD, *OURS]
     for rows in made.metrics.values():
-        assert rows["k500"]["kept"] == rows["k500"]["seen"] == rows["k500"]["read"] == 1
+        assert rows["k500"]["kept"] == rows["k500"]["seen"] == rows["k500"]["blind"] == 1
         assert 0 <= rows["k16"]["kept"] < 1
         assert sum(one["n"] for one in rows["k16"]["edits"].values()) == made.data["n_pairs"]
     # One who keeps the first tokens sees only what is rewritten there.

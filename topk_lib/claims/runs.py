@@ -83,7 +83,7 @@ def on_pairs(records: Mapping[str, Record]) -> dict[str, Record]:
 
     Returns:
         From a run to a record as :func:`leads` takes it, with ``original``, ``rewritten``, ``kept`` and
-        ``read`` of :func:`topk_lib.studies.pairs.answers` among its metrics.
+        ``blind`` of :func:`topk_lib.studies.pairs.answers` among its metrics.
     """
     found = {}
     for run, record in records.items():
@@ -91,7 +91,7 @@ def on_pairs(records: Mapping[str, Record]) -> dict[str, Record]:
             continue
         texts = {"run": run, "metrics": row, "data": {"n_eval": 2 * row["n"]}}
         missed = wrong(texts).reshape(-1, 2).any(1)
-        kept = {key: row[key] for key in ("original", "rewritten", "kept", "read")}
+        kept = {key: row[key] for key in ("original", "rewritten", "kept", "blind")}
         metrics = kept | {"accuracy": row["both"], "wrong": np.packbits(missed).tobytes().hex()}
         found[run] = {
             "run": run,

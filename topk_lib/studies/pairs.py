@@ -75,8 +75,8 @@ def kept_of(pairs: Pairs, kept: torch.Tensor) -> Row:
         kept: (texts, longest) bool.
 
     Returns:
-        - ``read``: the share of all tokens that are kept, which a blind choice would keep of the turning
-          ones, too; ``kept``: the share of the turning ones; special tokens count in neither.
+        - ``kept``: the share of the turning tokens that are kept; ``blind``: what would be if as many tokens
+          of each text were kept blindly, special ones aside.
         - ``seen``: the share of the pairs of which a turning token is read, in one text at least. In the
           others nothing that is read has to do with the verdict's turn. With ``seen_low`` and ``seen_high``,
           the ends of the 95% interval for the luck of the pairs.
@@ -93,8 +93,10 @@ def kept_of(pairs: Pairs, kept: torch.Tensor) -> Row:
         inside = edits == edit
         by_edit[edit] = {"n": int(inside.sum()), "kept": share(inside), "seen": float(seen[inside].mean())}
     low, high = accuracy_interval(int(seen.sum()), len(seen))
+    turns = pairs.turning.sum(-1)
+    part = (kept & pairs.body).sum(-1) / pairs.body.sum(-1).clamp(min=1)
     return {
-        "read": float((kept & pairs.body).sum() / pairs.body.sum()), "kept": share(edits == edits),
+        "blind": float((part * turns).sum() / turns.sum()), "kept": share(edits == edits),
         "seen": float(seen.mean()), "seen_low": low, "seen_high": high, "edits": by_edit,
     }  # fmt: skip
 
