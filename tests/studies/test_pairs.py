@@ -44,9 +44,11 @@ def test_what_is_kept_by_hand() -> None:
     assert row["kept"] == pytest.approx(2 / 3)
     assert row["seen"] == 1 / 2  # of the second pair "fine" and "fine"
     assert row["seen_low"] < 1 / 2 < row["seen_high"]
+    third = pytest.approx(1 / 3)
     assert row["edits"] == {
-        "negation": {"n": 1, "kept": 0.0, "seen": 0.0}, "word": {"n": 1, "kept": 1.0, "seen": 1.0},
-    }  # fmt: skip
+        "negation": {"n": 1, "kept": 0.0, "blind": third, "seen": 0.0},
+        "word": {"n": 1, "kept": 1.0, "blind": third, "seen": 1.0},
+    }
     everything = kept_of(few(), few().mask.bool())
     assert (everything["blind"], everything["kept"], everything["seen"]) == (1.0, 1.0, 1.0)
 

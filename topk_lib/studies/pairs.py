@@ -80,25 +80,24 @@ def kept_of(pairs: Pairs, kept: torch.Tensor) -> Row:
         - ``seen``: the share of the pairs of which a turning token is read, in one text at least. In the
           others nothing that is read has to do with the verdict's turn. With ``seen_low`` and ``seen_high``,
           the ends of the 95% interval for the luck of the pairs.
-        - ``edits``: for each kind of edit ``n`` pairs, ``kept`` and ``seen``.
+        - ``edits``: for each kind of edit ``n`` pairs, ``kept``, ``blind`` and ``seen``.
     """
     seen = (pairs.turning & kept).any(-1).reshape(-1, 2).any(-1).numpy()
     edits, by_edit = np.asarray(pairs.edits), {}
 
-    def share(inside: np.ndarray) -> float:
+    part = (kept & pairs.body).sum(-1) / pairs.body.sum(-1).clamp(min=1)
+
+    def shares(inside: np.ndarray) -> Row:
         marks = pairs.turning & torch.from_numpy(inside.repeat(2))[:, None]
-        return float((marks & kept).sum() / marks.sum())
+        total = marks.sum()
+        blind = (part * marks.sum(-1)).sum() / total
+        found = {"kept": float((marks & kept).sum() / total), "blind": float(blind)}
+        return found | {"seen": float(seen[inside].mean())}
 
     for edit in sorted(set(pairs.edits)):
-        inside = edits == edit
-        by_edit[edit] = {"n": int(inside.sum()), "kept": share(inside), "seen": float(seen[inside].mean())}
+        by_edit[edit] = {"n": int((edits == edit).sum()), **shares(edits == edit)}
     low, high = accuracy_interval(int(seen.sum()), len(seen))
-    turns = pairs.turning.sum(-1)
-    part = (kept & pairs.body).sum(-1) / pairs.body.sum(-1).clamp(min=1)
-    return {
-        "blind": float((part * turns).sum() / turns.sum()), "kept": share(edits == edits),
-        "seen": float(seen.mean()), "seen_low": low, "seen_high": high, "edits": by_edit,
-    }  # fmt: skip
+    return shares(edits == edits) | {"seen_low": low, "seen_high": high, "edits": by_edit}
 
 
 @torch.inference_mode()
