@@ -17,15 +17,12 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.feature_selection import chi2
 from sklearn.metrics import mutual_info_score
 from torch import nn
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification
 
-from topk_lib import checks
 from topk_lib.selectors import (
-    ContextualSelector,
     DistilledSelector,
     GateSelector,
     HistorySelector,
-    KeepNegationSelector,
     Selector,
     TaughtSelector,
     ids_to_batch,
@@ -35,7 +32,6 @@ from topk_lib.selectors import (
     shorten,
 )
 from topk_lib.selectors.corpus import TableSelector, count_tokens
-from topk_lib.selectors.interaction import copies_last
 
 CLS, SEP = 101, 102
 VOCABULARY = 128
@@ -244,58 +240,6 @@ def test_linear_prefers_tokens_that_tell_the_labels_apart() -> None:
     assert select_tokens(selector, [[1, 2, 50, 3, 51]], 2) == [[50, 51]]
 
 
-def with_table(name: str, table: list[float], **options: Any) -> TableSelector:
-    selector = make_selector(name, **options)
-    assert isinstance(selector, TableSelector)
-    selector.keep(table)
-    return selector
-
-
-def test_distinct_takes_copies_last() -> None:
-    rule = with_table("distinct", [0.0, 1.0, 2.0, 3.0])
-    text = [[3, 1, 3, 2, 3, 1, 0]]
-    scores = rule.scores(*ids_to_batch([*text, [2] * 9]))  # the padding is no copy of a 0 in the text
-    assert scores[0, [0, 1, 3, 6]].tolist() == [3, 1, 2, 0]
-    order = scores[0, :7].argsort(descending=True, stable=True).tolist()
-    assert order == [0, 3, 1, 6, 2, 4, 5]  # of the copies, too, the louder first
-    assert "Right" in checks.check_distinct(lambda s, ids: copies_last(s, ids, torch.ones_like(ids)))
-
-
-def test_a_negation_travels_with_what_it_denies() -> None:
-    rule = with_table("keep_negation", [0.1, 0.0, 5.0, 2.0], negations=[1], reach=2)
-    text = [[1, 0, 2, 1, 0, 0, 3, 1]]  # the second denies nothing within its reach, nor does the last
-    scores = rule.scores(*ids_to_batch([*text, [2] * 12]))[0, :8]
-    assert scores.tolist() == pytest.approx([5.0, 0.1, 5.0, 0.1, 0.1, 0.1, 2.0, 0.0])
-
-    def exercise(scores: torch.Tensor, ids: torch.Tensor, negations: torch.Tensor) -> torch.Tensor:
-        """The library's rule with a reach of 1, on the exercise's scores made positive."""
-        rows = []
-        for row, types in zip(scores + 10, ids, strict=True):
-            own = with_table("keep_negation", row.tolist(), negations=list(range(len(row))), reach=1)
-            raised = own.scores(torch.arange(len(row))[None], torch.ones(1, len(row)))[0]
-            rows.append(torch.where(torch.isin(types, negations), raised, row) - 10)
-        return torch.stack(rows)
-
-    ids, scores = torch.tensor([[7, 1, 8, 2, 9, 1]]), torch.tensor([[9.0, 0.5, 3.0, 2.0, 1.0, 0.25]])
-    assert exercise(scores, ids, torch.tensor([1, 2])).tolist() == [[9.0, 3.0, 3.0, 2.0, 1.0, 0.25]]
-
-
-def test_negations_are_looked_up_in_the_tokenizer(tiny_encoder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
-    rule = make_selector("keep_negation", tokenizer=tokenizer)
-    assert isinstance(rule, KeepNegationSelector)
-    words = set(tokenizer.convert_ids_to_tokens(rule.negations))
-    assert {"not", "no", "never", "t"} <= words
-    assert set(tokenizer.tokenize("I don't")) & words == {"t"}
-    again = make_selector("keep_negation", **rule.options())
-    assert isinstance(again, KeepNegationSelector)
-    assert again.negations == rule.negations
-    with pytest.raises(ValueError, match="knows no negation: give make_selector the tokenizer, or negations"):
-        make_selector("keep_negation").fit(TEXTS, LABELS)
-    with pytest.raises(TypeError, match="negations must be a list of token ids, got 'not'"):
-        make_selector("keep_negation", negations="not")
-
-
 def test_linear_looks_at_every_class() -> None:
     texts = [[1, 5], [1, 6], [1, 7]] * 5
     selector = make_selector("linear").fit(texts, [0, 1, 2] * 5)
@@ -313,63 +257,6 @@ def test_a_gate_learns_what_it_is_taught() -> None:
     assert selector.teach(texts.tolist(), targets, epochs=60, batch_size=40, learning_rate=0.02) > 0.9
     scores = selector.scores(*ids_to_batch(texts.tolist())).detach()
     assert torch.corrcoef(torch.stack([scores.flatten(), worth[texts].flatten()]))[0, 1] > 0.95
-
-
-def contextual(**options: Any) -> ContextualSelector:
-    selector = built("contextual", **{"block": 16} | options)
-    assert isinstance(selector, ContextualSelector)
-    return selector
-
-
-def test_a_contextual_gate_reads_the_first_layer_and_leaves_it_alone() -> None:
-    encoder = tiny_encoder()
-    selector = make_selector("contextual", block=16).attach_encoder(encoder)
-    assert isinstance(selector, ContextualSelector)
-    assert selector.net is not None
-    ids, mask = ids_to_batch([[5, 6, 7, 8], [9, 5]])
-    with torch.no_grad():
-        hidden = encoder(ids, attention_mask=mask, output_hidden_states=True).hidden_states[1]
-        expected = selector.net["project"](selector.net["norm"](hidden))
-        torch.testing.assert_close(selector.project(ids, mask)[mask.bool()], expected[mask.bool()])
-    before = {name: x.clone() for name, x in selector.reader.state_dict().items()}
-    selector.train().teach(TEXTS, [torch.arange(len(text)).float() for text in TEXTS], epochs=2)
-    assert not selector.reader.training
-    assert all(torch.equal(x, before[name]) for name, x in selector.reader.state_dict().items())
-    assert encoder.get_input_embeddings().weight.grad is None
-
-
-def test_a_contextual_gate_tells_a_token_by_its_neighbours_far_away() -> None:
-    """Six tokens off: no other gate could see it."""
-    selector = contextual(once=False)
-    ids, mask = ids_to_batch([[20, 1, 2, 3, 4, 5, 9], [21, 1, 2, 3, 4, 5, 9]])
-    scores = selector.scores(ids, mask).detach()
-    assert abs(scores[0, 6] - scores[1, 6]) > 1e-5
-    plain = built("distilled").scores(ids, mask).detach()
-    assert plain[0, 6] == plain[1, 6]
-    # But not beyond its block; and without its own block a text of any length could not be read.
-    far, long = ids_to_batch([[20, *range(1, 40)], [21, *range(1, 40)]])
-    scores = selector.scores(far, long).detach()
-    torch.testing.assert_close(scores[0, 18:], scores[1, 18:])
-    assert abs(scores[0, 10] - scores[1, 10]) > 1e-6
-
-
-def test_a_contextual_gate_takes_each_type_once() -> None:
-    batch = ids_to_batch([[5, 6, 5, 5, 7]])
-    plain, once = (contextual(once=once).scores(*batch)[0].detach() for once in (False, True))
-    assert torch.equal(once[[0, 1, 4]], plain[[0, 1, 4]])
-    assert once[[2, 3]].max() < plain[[0, 1, 4]].min()
-
-
-def test_a_contextual_gate_says_what_it_needs() -> None:
-    with pytest.raises(ValueError, match="layers must be at most the encoder's 2, got 3"):
-        contextual(layers=3)
-    with pytest.raises(TypeError, match="once must be True or False, got 1"):
-        make_selector("contextual", once=1)
-    half = make_selector("contextual").attach(embedding())
-    with pytest.raises(
-        RuntimeError, match=r"the contextual selector reads with layers: call attach_encoder\("
-    ):
-        half.scores(*ids_to_batch(TEXTS))
 
 
 def test_a_gate_starts_near_the_linear_rule() -> None:
