@@ -11,13 +11,17 @@ import pytest
 from topk_lib import records, studies
 from topk_lib.data import load_reviews
 from topk_lib.studies import imdb
-from topk_lib.studies.base import packed
+from topk_lib.studies.base import Run, packed
 from topk_lib.training.finetune import FinetuneResult
+
+
+def in_grid(one: Run) -> bool:
+    return one.experiment in ("study_4000", "study_25000")
 
 
 def test_every_selector_at_every_k_once() -> None:
     for gpu in (False, True):
-        grid = [one for one in imdb.runs(gpu=gpu, n_train=25_000) if one.experiment != imdb.DEV]
+        grid = [one for one in imdb.runs(gpu=gpu, n_train=25_000) if in_grid(one)]
         assert len({one.name for one in grid}) == len(grid)
         every = [imdb.options_of(one.name, 25_000) for one in grid]
         for k in (16, 32, 64, 128, *([256] if gpu else [])):
@@ -40,14 +44,14 @@ def test_the_order_follows_from_the_records(results: Path) -> None:
 
     for name in imdb.SELECTORS:
         write(f"{name}-k16-s0", 400 if name in ("frequency", "tfidf") else 160)
-    order = [one.name for one in imdb.runs(gpu=False) if one.experiment != imdb.DEV]
+    order = [one.name for one in imdb.runs(gpu=False) if in_grid(one)]
     assert sorted(order) == sorted(name for name, _ in imdb._grid(4000, False))
     assert {*order[: len(imdb.SELECTORS)]} == {f"{name}-k16-s0" for name in imdb.SELECTORS}
     next_ones = order[len(imdb.SELECTORS) :]
     assert next_ones[0].endswith(("-k16-s1", "-k16-s2"))
     assert next_ones.index("gate-k16-s1") < next_ones.index("frequency-k16-s1")
     assert next_ones.index("linear-k16-s1") < next_ones.index("linear-k64-s0")
-    left = (one for one in imdb.runs(gpu=False) if one.experiment != imdb.DEV)
+    left = (one for one in imdb.runs(gpu=False) if in_grid(one))
     for name in order[: len(imdb.SELECTORS)]:
         assert next(left).name == name
     while (one := next(left)).name.endswith("-k16-s1"):
@@ -57,7 +61,7 @@ def test_the_order_follows_from_the_records(results: Path) -> None:
 
 def test_all_runs_have_one_training_budget() -> None:
     for one in imdb.runs(gpu=False):
-        if one.experiment == imdb.DEV:
+        if not in_grid(one):
             continue
         options = imdb.options_of(one.name, 4000)
         assert options["n_train"] == 4000

@@ -79,6 +79,18 @@ def test_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.metrics["first"]["k16"]["seen"] < 0.5
 
 
+def test_marks_of_a_model(tiny_encoder: Path, tmp_path: Path) -> None:
+    model, tokenizer = TopKForSequenceClassification.from_encoder(tiny_encoder, "first", 20)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    made = study.marks_kept(tmp_path, ks=(20, 500))
+    pairs = read_pairs(tokenizer)
+    first = kept_of(pairs, (torch.arange(pairs.ids.shape[1]) < 19).expand(pairs.ids.shape))
+    assert made.metrics["k500"]["kept"] == 1
+    # What it did not read has no mark: 20 tokens are those that it read, [SEP] for the last.
+    assert made.metrics["k20"]["kept"] == first["kept"]
+
+
 def test_a_model_s_answers(tiny_encoder: Path, tmp_path: Path) -> None:
     model, tokenizer = TopKForSequenceClassification.from_encoder(tiny_encoder, "first", 16)
     model.save_pretrained(tmp_path)

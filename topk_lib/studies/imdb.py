@@ -15,7 +15,7 @@ from topk_lib import records
 from topk_lib.claims.undecided import Undecided
 from topk_lib.data import load_reviews, train_and_eval
 from topk_lib.studies.base import Made, Run, packed
-from topk_lib.studies.pairs import answers
+from topk_lib.studies.pairs import answers, marks_kept
 from topk_lib.training import accuracy_interval, finetune
 
 __all__ = [
@@ -57,7 +57,8 @@ def runs(*, gpu: bool, n_train: int | None = None) -> Iterator[Run]:
 
     What has been recorded comes first, since it costs nothing. After that the order follows from the
     records, and is made anew with each: see :class:`~topk_lib.claims.undecided.Undecided`. At the end stand
-    runs on the dev split, where a new selector is chosen before it meets the test reviews.
+    what the teachers' marks keep of the rewritten pairs, and runs on the dev split, where a new selector is
+    chosen before it meets the test reviews.
 
     Args:
         gpu: k = 256 is tried, too.
@@ -77,6 +78,8 @@ def runs(*, gpu: bool, n_train: int | None = None) -> Iterator[Run]:
         yield Run(experiment, name, partial(finetuned, Path("runs") / experiment / name, grid[name]))
         if name not in found and records.path_of(experiment, name).is_file():
             undecided.add(name, records.load(experiment, name))
+    for seed in range(3):
+        yield Run("pairs_kept", f"teacher-s{seed}", partial(_marks, seed))
     for seed in range(3):
         for k in (32, 16, 64):
             for selector in _ON_DEV:
@@ -152,6 +155,11 @@ def finetuned(folder: Path, options: dict[str, Any]) -> Made:
         | {"seconds": result.seconds, "slices": parts, "wrong": packed(~right), "pairs": answers(folder)},
         result.settings | learned, result.data, sum(result.seconds.values()),
     )  # fmt: skip
+
+
+def _marks(seed: int) -> Made:
+    made = marks_kept(teacher(SMALL, seed))
+    return made._replace(settings=made.settings | {"seed": seed})
 
 
 def teacher(n_train: int, seed: int, evaluate_on: str = "test") -> Path:

@@ -14,11 +14,11 @@ from topk_lib import records
 from topk_lib.claims import HARD, OURS
 from topk_lib.data import fingerprint, load_pairs, load_reviews, source_of
 from topk_lib.models import load_encoder
-from topk_lib.selectors import ids_to_batch, is_special, make_selector, shorten
+from topk_lib.selectors import choose, ids_to_batch, is_special, make_selector, shorten
 from topk_lib.studies.base import Made, Row, Run, packed
-from topk_lib.training import accuracy_interval, load_model, tokenize
+from topk_lib.training import accuracy_interval, attributions, load_model, tokenize
 
-__all__ = ["Pairs", "answers", "kept_of", "read_pairs", "rules_kept", "runs", "turning"]
+__all__ = ["Pairs", "answers", "kept_of", "marks_kept", "read_pairs", "rules_kept", "runs", "turning"]
 
 KS = (16, 32, 64)
 
@@ -126,6 +126,32 @@ def answers(folder: str | Path) -> Row:
         "n": len(right) // 2, "original": float(right[::2].mean()), "rewritten": float(right[1::2].mean()),
         "both": float((right[::2] & right[1::2]).mean()), "wrong": packed(~right), **kept_of(pairs, kept),
     }  # fmt: skip
+
+
+def marks_kept(folder: str | Path, ks: Sequence[int] = KS) -> Made:
+    """What the k tokens keep that moved a trained model's own answer most.
+
+    A gate that is distilled learns these marks from it; how many turning words they point at bounds what
+    such a pupil can learn to keep.
+
+    Args:
+        folder: of a model that ``finetune`` saved.
+        ks: tokens that are kept of a text, special ones included.
+
+    Returns:
+        In ``metrics``, for ``k16``, ``k32`` and so on, what :func:`kept_of` says.
+    """
+    model, tokenizer, _ = load_model(folder)
+    pairs = read_pairs(tokenizer)
+    texts = [ids[real.bool()].tolist() for ids, real in zip(pairs.ids, pairs.mask, strict=True)]
+    marks = torch.zeros(pairs.ids.shape)
+    for row, moved in enumerate(attributions(model, texts)):
+        marks[row, : len(moved)] = moved
+    pinned = pairs.mask.bool() & ~pairs.body
+    metrics = {f"k{k}": kept_of(pairs, choose(marks, pairs.mask.bool(), pinned, k).mask) for k in ks}
+    data = {"source": source_of(load_pairs()), "n_pairs": len(pairs.edits),
+            "eval_fingerprint": fingerprint(load_pairs())}  # fmt: skip
+    return Made(metrics, {"model": Path(folder).name, "ks": list(ks)}, data)
 
 
 def rules_kept(ks: Sequence[int] = KS, n_train: int | None = None) -> Made:
