@@ -74,7 +74,7 @@ def test_pairs_are_right_where_both_texts_are() -> None:
         "n": 5, "original": 0.6, "rewritten": 0.6, "both": 0.4, "kept": 0.5, "blind": 0.2,
         "wrong": np.packbits(~right.reshape(-1)).tobytes().hex(),
     }  # fmt: skip
-    records = {"gate-k16-s0": {"metrics": {"pairs": row}}, "old-k16-s0": {"metrics": {}}}
+    records: dict[str, Any] = {"gate-k16-s0": {"metrics": {"pairs": row}}, "old-k16-s0": {"metrics": {}}}
     found = claims.on_pairs(records)
     assert list(found) == ["gate-k16-s0"]
     one = found["gate-k16-s0"]

@@ -33,11 +33,11 @@ def test_a_contextual_gate_reads_the_first_layer_and_leaves_it_alone() -> None:
     encoder = bert()
     selector = make_selector("contextual", block=16).attach_encoder(encoder)
     assert isinstance(selector, ContextualSelector)
-    assert selector.net is not None
     ids, mask = ids_to_batch([[5, 6, 7, 8], [9, 5]])
     with torch.no_grad():
         hidden = encoder(ids, attention_mask=mask, output_hidden_states=True).hidden_states[1]
-        expected = selector.net["project"](selector.net["norm"](hidden))
+        net: Any = selector.net
+        expected = net["project"](net["norm"](hidden))
         torch.testing.assert_close(selector.project(ids, mask)[mask.bool()], expected[mask.bool()])
     before = {name: x.clone() for name, x in selector.reader.state_dict().items()}
     selector.train().teach(TEXTS, [torch.arange(len(text)).float() for text in TEXTS], epochs=2)
@@ -88,11 +88,11 @@ def test_blocks_end_where_the_encoder_has_no_more_positions() -> None:
 
 
 def test_its_layers_are_the_encoder_s_until_it_was_taught(tiny_encoder: Path) -> None:
-    model, _ = TopKForSequenceClassification.from_encoder(tiny_encoder, "contextual", 8)
+    model: Any = TopKForSequenceClassification.from_encoder(tiny_encoder, "contextual", 8)[0]
     own, first = (x.encoder.layer[0].state_dict() for x in (model.selector.reader, model.encoder.base_model))
     assert all(torch.equal(own[name], first[name]) for name in first)
     with torch.no_grad():
         model.selector.reader.encoder.layer[0].output.dense.bias += 1
-    again, _ = TopKForSequenceClassification.from_encoder(tiny_encoder, model.selector, 8)
+    again: Any = TopKForSequenceClassification.from_encoder(tiny_encoder, model.selector, 8)[0]
     kept = again.selector.reader.encoder.layer[0].output.dense.bias
     assert torch.equal(kept, first["output.dense.bias"] + 1)

@@ -85,11 +85,11 @@ def on_pairs(records: Mapping[str, Record]) -> dict[str, Record]:
         From a run to a record as :func:`leads` takes it, with ``original``, ``rewritten``, ``kept`` and
         ``blind`` of :func:`topk_lib.studies.pairs.answers` among its metrics.
     """
-    found = {}
+    found: dict[str, Record] = {}
     for run, record in records.items():
         if (row := record["metrics"].get("pairs")) is None:
             continue
-        texts = {"run": run, "metrics": row, "data": {"n_eval": 2 * row["n"]}}
+        texts: Record = {"run": run, "metrics": row, "data": {"n_eval": 2 * row["n"]}}
         missed = wrong(texts).reshape(-1, 2).any(1)
         kept = {key: row[key] for key in ("original", "rewritten", "kept", "blind")}
         metrics = kept | {"accuracy": row["both"], "wrong": np.packbits(missed).tobytes().hex()}

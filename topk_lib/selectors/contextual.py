@@ -93,7 +93,7 @@ class ContextualSelector(DistilledSelector):
         self.reader = reader.float().to(device).eval().requires_grad_(False)
         return super().attach_encoder(encoder)
 
-    def train(self, mode: bool = True) -> Selector:
+    def train(self, mode: bool = True) -> ContextualSelector:
         """As of any module, but the copied layers never drop anything out."""
         super().train(mode)
         if self.reader is not None:
@@ -118,15 +118,16 @@ class ContextualSelector(DistilledSelector):
         read = real.bool().any(-1).nonzero()[:, 0]  # not what is padding alone
         table = self.embedding.weight.detach()
         parts = []
-        for some in read.split(_BLOCKS):
+        for some in torch.split(read, _BLOCKS):
             states = self.reader(inputs_embeds=table[ids[some]].float(), attention_mask=real[some])
             parts.append(self.net["project"](self.net["norm"](states.last_hidden_state)))
-        channels = self.net["project"].out_features
+        channels = self.hidden or 1
         found = table.new_zeros((len(ids), block, channels), dtype=torch.float32)
         if parts:
             found = found.index_copy(0, read, torch.cat(parts))
         back = (place - first).remainder(max(length, 1)).unsqueeze(-1).expand(-1, -1, channels)
-        return found.reshape(batch, -1, channels)[:, :length].gather(1, back)
+        turned: Tensor = found.reshape(batch, -1, channels)[:, :length]
+        return turned.gather(1, back)
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         scores = self.gate(input_ids, attention_mask)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from topk_lib.selectors.base import Selector, register, whole
+from topk_lib.selectors.base import register, whole
 from topk_lib.selectors.corpus import LinearSelector
 
 __all__ = ["NEGATIONS", "DistinctSelector", "KeepNegationSelector", "copies_last", "is_copy"]
@@ -86,7 +86,7 @@ class KeepNegationSelector(LinearSelector):
         self.negations = [whole("negations", i, 0) for i in negations]
         self.reach = whole("reach", reach, 1)
 
-    def fit(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> Selector:
+    def fit(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> LinearSelector:
         if not self.negations:
             raise ValueError(
                 f"the {self.name} selector knows no negation: give make_selector the tokenizer, or negations"
