@@ -132,7 +132,7 @@ def _built(selector: str) -> tuple[Any, Any, list[list[int]], list[int]]:
 
 
 def _fit(model: Any, ids: list[list[int]], labels: list[int]) -> None:
-    if model.selector.name in ("taught", "distilled"):  # they learn from another's scores
+    if model.selector.name in ("taught", "distilled", "contextual"):  # they learn from another's scores
         table = LinearSelector(vocabulary=model.config.encoder.vocab_size).fit(ids, labels).table
         model.selector.teach(ids, [table[torch.tensor(row)] for row in ids], epochs=1)
     else:

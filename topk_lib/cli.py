@@ -25,7 +25,8 @@ app = typer.Typer(
 # Of selector_names(); to ask for them would import PyTorch, which takes seconds before any help is shown.
 SELECTORS = (
     "first", "last", "head_tail", "random", "tfidf", "frequency", "tfidf_corpus", "chi2",
-    "mutual_information", "linear", "embedding", "gate", "taught", "distilled", "history",
+    "mutual_information", "linear", "distinct", "keep_negation", "embedding", "gate", "taught",
+    "distilled", "contextual", "history",
 )  # fmt: skip
 SelectorName = Enum("SelectorName", {name: name for name in SELECTORS}, type=str)  # type: ignore[misc]
 FIRST = SelectorName("first")
@@ -74,7 +75,7 @@ def finetune(
     final_temperature: Annotated[float, typer.Option(help="It cools down to this.")] = 0.03,
     teacher: Annotated[
         str | None,
-        typer.Option(help="For taught and distilled: the folder of a fine-tuned model."),
+        typer.Option(help="For taught, distilled and contextual: the folder of a fine-tuned model."),
     ] = None,
     keep_after: Annotated[
         str | None, typer.Option(help='Drop tokens inside the encoder: "2:48,4:16" is layer:tokens.')

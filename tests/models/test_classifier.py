@@ -22,7 +22,7 @@ from transformers import (
 
 from topk_lib.models import TopKForSequenceClassification
 from topk_lib.models.loading import encoder_path
-from topk_lib.selectors import ids_to_batch, make_selector, selector_names, shorten
+from topk_lib.selectors import TaughtSelector, ids_to_batch, make_selector, selector_names, shorten
 
 TEXTS = [
     "A film I would gladly sit through again, seams and all.",
@@ -37,8 +37,8 @@ STEPS = 200
 def built(folder: Path, selector: str = "first", k: int = 8, **options: Any) -> tuple[Any, Any]:
     model, tokenizer = TopKForSequenceClassification.from_encoder(folder, selector, k, **options)
     ids = tokenizer(TEXTS)["input_ids"]
-    if selector in ("taught", "distilled"):
-        model.selector.teach(ids, [torch.arange(len(i)).float() for i in ids], epochs=1)  # type: ignore[operator]
+    if isinstance(model.selector, TaughtSelector):
+        model.selector.teach(ids, [torch.arange(len(i)).float() for i in ids], epochs=1)
     else:
         model.selector.fit(ids, LABELS)
     return model.eval(), tokenizer

@@ -18,7 +18,7 @@ from topk_lib.models import (
     load_language_model,
     select_vocabulary,
 )
-from topk_lib.selectors import ids_to_batch, selector_names
+from topk_lib.selectors import TaughtSelector, ids_to_batch, selector_names
 from topk_lib.selectors.corpus import count_tokens
 
 pytestmark = pytest.mark.slow  # the first of them loads half a gigabyte
@@ -95,8 +95,8 @@ def built(folder: Path | str, selector: str, reviews: tuple[list[str], list[int]
     torch.manual_seed(0)
     model, tokenizer = TopKForSequenceClassification.from_encoder(folder, selector, K)
     ids = tokenizer(reviews[0])["input_ids"]
-    if selector in ("taught", "distilled"):
-        model.selector.teach(ids, [torch.arange(len(i)).float() for i in ids], epochs=1)  # type: ignore[operator]
+    if isinstance(model.selector, TaughtSelector):
+        model.selector.teach(ids, [torch.arange(len(i)).float() for i in ids], epochs=1)
     else:
         model.selector.fit(ids, reviews[1])
     return model.eval(), tokenizer, ids_to_batch([*ids[:3], []], tokenizer.pad_token_id)

@@ -17,6 +17,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.feature_selection import chi2
 from sklearn.metrics import mutual_info_score
 from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
 
 from topk_lib.selectors import (
     DistilledSelector,
@@ -41,8 +42,11 @@ TEXTS = [
     [CLS, SEP],
 ]
 LABELS = [0, 1, 0, 1]
-LEARN_FROM_LABELS = ("chi2", "mutual_information", "linear", "embedding", "gate", "history")
-COUNT = ("frequency", "tfidf", "tfidf_corpus", "chi2", "mutual_information", "linear")
+LEARN_FROM_LABELS = (
+    "chi2", "mutual_information", "linear", "distinct", "keep_negation", "embedding", "gate", "history",
+)  # fmt: skip
+COUNT = ("frequency", "tfidf", "tfidf_corpus", "chi2", "mutual_information", "linear", "distinct")
+NEGATION = 9
 
 corpora = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), min_size=4, max_size=12)
 
@@ -54,8 +58,23 @@ def embedding(table: torch.Tensor | None = None) -> nn.Embedding:
     return nn.Embedding(vocabulary, width, _weight=table)
 
 
+def tiny_encoder(layers: int = 2) -> Any:
+    """A BERT on these token types, without dropout's luck while it answers."""
+    torch.manual_seed(0)
+    encoder = BertForSequenceClassification(BertConfig(
+        vocab_size=VOCABULARY, hidden_size=8, num_hidden_layers=layers, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=32,
+    ))  # fmt: skip
+    encoder.set_input_embeddings(embedding())
+    return encoder.eval()
+
+
 def built(name: str, **options: Any) -> Selector:
+    if name == "keep_negation":
+        options = {"negations": [NEGATION]} | options
     selector = make_selector(name, seed=3, vocabulary=VOCABULARY, **options)
+    if name == "contextual":
+        return selector.attach_encoder(tiny_encoder())
     return selector.attach(embedding()) if selector.needs_embeddings else selector
 
 
@@ -302,7 +321,7 @@ def test_nothing_to_count(name: str) -> None:
         built(name).fit([[], []], [0, 1])
 
 
-@pytest.mark.parametrize("name", ["embedding", "gate", "history", "taught", "distilled"])
+@pytest.mark.parametrize("name", ["embedding", "gate", "history", "taught", "distilled", "contextual"])
 def test_embeddings_are_needed(name: str) -> None:
     selector = make_selector(name, vocabulary=VOCABULARY)
     learn: Callable[..., object] = selector.teach if isinstance(selector, TaughtSelector) else selector.fit

@@ -11,22 +11,58 @@ import pytest
 from topk_lib import records, studies
 from topk_lib.data import load_reviews
 from topk_lib.studies import imdb
+from topk_lib.studies.base import Run, packed
 from topk_lib.training.finetune import FinetuneResult
+
+
+def in_grid(one: Run) -> bool:
+    return one.experiment in ("study_4000", "study_25000")
 
 
 def test_every_selector_at_every_k_once() -> None:
     for gpu in (False, True):
-        grid = list(imdb.runs(gpu=gpu, n_train=25_000))
+        grid = [one for one in imdb.runs(gpu=gpu, n_train=25_000) if in_grid(one)]
         assert len({one.name for one in grid}) == len(grid)
         every = [imdb.options_of(one.name, 25_000) for one in grid]
         for k in (16, 32, 64, 128, *([256] if gpu else [])):
             for selector in imdb.SELECTORS:
                 assert any(one["selector"] == selector and one["k"] == k for one in every)
-    assert sum(one.name.startswith("gate-k64-s") for one in grid) == 3
+        for name in (*imdb.SELECTORS, "gate-k64-batch"):
+            stem = name if "-k" in name else f"{name}-k64"
+            assert sum(one.name.startswith(f"{stem}-s") for one in grid) == 3
+
+
+def test_the_order_follows_from_the_records(results: Path) -> None:
+    """Recorded runs first; then what is close, not what is clear; and each record changes what comes next."""
+
+    def write(name: str, wrong: int) -> None:
+        missed = np.arange(800) < wrong
+        records.write(
+            "study_4000", name, metrics={"accuracy": 1 - wrong / 800, "wrong": packed(missed)},
+            settings={}, data={"eval_fingerprint": "f", "n_eval": 800}, seconds=1.0,
+        )  # fmt: skip
+
+    for name in imdb.SELECTORS:
+        write(f"{name}-k16-s0", 400 if name in ("frequency", "tfidf") else 160)
+    order = [one.name for one in imdb.runs(gpu=False) if in_grid(one)]
+    assert sorted(order) == sorted(name for name, _ in imdb._grid(4000, False))
+    assert {*order[: len(imdb.SELECTORS)]} == {f"{name}-k16-s0" for name in imdb.SELECTORS}
+    next_ones = order[len(imdb.SELECTORS) :]
+    assert next_ones[0].endswith(("-k16-s1", "-k16-s2"))
+    assert next_ones.index("gate-k16-s1") < next_ones.index("frequency-k16-s1")
+    assert next_ones.index("linear-k16-s1") < next_ones.index("linear-k64-s0")
+    left = (one for one in imdb.runs(gpu=False) if in_grid(one))
+    for name in order[: len(imdb.SELECTORS)]:
+        assert next(left).name == name
+    while (one := next(left)).name.endswith("-k16-s1"):
+        write(one.name, 400 if "gate" in one.name else 160)  # so the gate is far behind
+    assert len({one.name for one in left} & {"gate-k16-s2", "linear-k16-s2"}) == 2
 
 
 def test_all_runs_have_one_training_budget() -> None:
     for one in imdb.runs(gpu=False):
+        if not in_grid(one):
+            continue
         options = imdb.options_of(one.name, 4000)
         assert options["n_train"] == 4000
         assert not options.keys() & {"epochs", "batch_size", "evaluate_on"}
@@ -52,6 +88,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TOPK_RESULTS", str(tmp_path))
     monkeypatch.setenv("TOPK_IMDB", "embedded")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(imdb, "answers", lambda folder: {"both": 0.25})  # there is no model in it
     return tmp_path
 
 
@@ -81,6 +118,7 @@ def test_runs_are_recorded_once(results: Path, monkeypatch: pytest.MonkeyPatch) 
     wrong = wrong[: record["data"]["n_eval"]]
     assert wrong.sum() == 1
     assert wrong[0] == 1
+    assert record["metrics"]["pairs"] == {"both": 0.25}
     assert 0 < record["metrics"]["slices"]["long"]["n"] < record["data"]["n_eval"]
     studies.run("imdb", only="study_4000/linear-k64-s", n_train=4000)
     assert len(asked) == 3  # nothing twice
@@ -99,7 +137,7 @@ def test_a_teacher_has_read_no_review_that_its_student_has_not(
     monkeypatch.setattr(imdb, "finetune", pretend)
     for name in ("distilled-k64-s1", "taught-k64-s2"):
         asked.clear()
-        assert studies.run("imdb", only=name, n_train=4000) == []
+        assert studies.run("imdb", only=f"study_4000/{name}", n_train=4000) == []
         (folder, teacher), (_, student) = asked
         assert student["teacher"] == str(folder)
         assert (teacher["selector"], teacher["k"]) == ("linear", 128)
@@ -108,6 +146,23 @@ def test_a_teacher_has_read_no_review_that_its_student_has_not(
             assert teacher[key] == student[key]
         assert "evaluate_on" not in teacher
         assert records.load("study_4000", name)["settings"]["teacher"] == "linear-k128"
+
+
+def test_a_new_selector_meets_the_dev_split_alone(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Path, dict[str, Any]]] = []
+
+    def pretend(folder: Path, *, quiet: bool, **options: Any) -> FinetuneResult:
+        asked.append((folder, options))
+        n = len(load_reviews(split="dev", n=options["n_eval"], quiet=True))
+        return FinetuneResult(folder, {"accuracy": 0.5}, options, {"n_eval": n}, {"fit": 1.0}, [0] * n)
+
+    monkeypatch.setattr(imdb, "finetune", pretend)
+    assert studies.run("imdb", only="study_dev/contextual-k32-s1", n_train=4000) == []
+    assert [options["selector"] for _, options in asked] == ["linear", "contextual"]
+    assert [folder.parent.name for folder, _ in asked] == [imdb.DEV] * 2
+    assert all(options["evaluate_on"] == "dev" for _, options in asked)
+    assert asked[1][1]["teacher"] == str(asked[0][0])
+    assert "contextual" not in imdb.SELECTORS
 
 
 def test_a_failed_run_does_not_stop_the_others(

@@ -80,3 +80,18 @@ def test_the_answers_are_those_of_the_model(folder: Path) -> None:
     batch, mask = ids_to_batch(ids)
     expected = model.encoder(batch, attention_mask=mask).logits.argmax(-1)
     assert answers.tolist() == expected.tolist()
+
+
+def test_a_cut_encoder_is_fine_tuned(
+    folder: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert {"linear-1000-s0", "frequency-5000-s2"} <= {one.name for one in vocabulary.runs(gpu=False)}
+    few = {"model": str(tiny_encoder), "n_train": 24, "n_eval": 16, "k": 16, "precision": "fp32"}
+    made = vocabulary.tuned_after("linear", 500, 1, **few)
+    model, tokenizer, _ = load_model(Path("runs") / "study_vocabulary_tuned" / "linear-500-s1")
+    assert model.get_input_embeddings().num_embeddings == len(tokenizer) == 500
+    assert (made.metrics["embedding"], made.settings["types"], made.settings["rule"]) == (8000, 500, "linear")
+    assert (made.settings["selector"], made.settings["seed"]) == ("linear", 1)
+    assert str(tiny_encoder) not in str(made.settings)
+    assert made.metrics["pairs"]["n"] == 254
+    assert 0 < made.metrics["coverage"] < 1

@@ -27,13 +27,15 @@ from topk_lib.claims.compare import (
     wrong,
 )
 
-__all__ = ["HARD", "SOFT", "UNLABELLED", "Finding", "cheap", "context", "counts_find", "dearer",
+__all__ = ["HARD", "OURS", "SOFT", "UNLABELLED", "Finding", "cheap", "context", "counts_find", "dearer",
            "distance_finds", "explains", "faster", "fixed", "generalises", "helps", "hurts", "keeps",
            "listed", "reaches", "soft_wins"]  # fmt: skip
 
 UNLABELLED = ("tfidf", "tfidf_corpus", "frequency")
 """Rules that count, and never see a label."""
 HARD = ("linear", "chi2", "mutual_information", "embedding", *UNLABELLED, "head_tail", "first", "random")
+OURS = ("distinct", "keep_negation")
+"""Hard rules of our own, which look at the rest of the text; a claim hears them where they were run."""
 SOFT = ("gate", "history", "taught", "distilled")
 
 _POINT = 0.01
@@ -142,7 +144,10 @@ def soft_wins(grid: Grid, _: Results) -> Finding:
     if not gates:
         raise Missing("k with runs of a gate and of all hard rules")
     every = grid.compare(
-        ((name, k), (rule, k)) for name in gates for k in grid.ks(name, *HARD) for rule in HARD
+        ((name, k), (rule, k))
+        for name in gates
+        for k in grid.ks(name, *HARD)
+        for rule in (*HARD, *(own for own in OURS if grid.seeds((name, k), (own, k))))
     )
     found = {name: {pair: sign for pair, sign in every.items() if pair[0][0] == name} for name in gates}
     at = {(name, k): yes for name, outcomes in found.items() for k, yes in by_k(outcomes).items()}
@@ -209,7 +214,7 @@ def hurts(grid: Grid, _: Results) -> Finding:
 
 
 @_on_grid
-def context(grid: Grid, _: Results) -> Finding:
+def context(grid: Grid, results: Results) -> Finding:
     """The gate, which sees neighbours, must be better than the linear rule where negation abounds."""
     ks = {k: grid.seeds(("gate", k), ("linear", k)) for k in grid.ks("gate", "linear")}
     at, evidence = {}, []
@@ -224,6 +229,10 @@ def context(grid: Grid, _: Results) -> Finding:
             evidence.append(f"k = {k}, reviews full of negation: {', '.join(cited)} (seeds: {len(seeds)})")
     if not at:
         raise Missing("runs of gate and linear at one k with their slices")
+    if base := results.get("study_slices", {}).get("base"):
+        commonest = cite("study_slices/base", "metrics.negation.share .1%")
+        label = base["metrics"]["negation"]["label"]
+        evidence.append(f"whoever always says *{label}* is right on {commonest} of these reviews")
     none = f"{_IF} the gate sees neighbours when it chooses, but where negation abounds no gain shows"
     return Finding(_graded(at) if any(at.values()) else none, tuple(evidence))
 

@@ -76,12 +76,10 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         config.check()  # fields may have been set since it was made
         self.encoder = AutoModelForSequenceClassification.from_config(config.encoder)
-        limit = self._most
-        if limit is not None and config.k > limit:
+        if (limit := self._most) is not None and config.k > limit:
             raise ValueError(f"k = {config.k} is more than the encoder reads: choose k <= {limit}")
-        embedding = self.encoder.get_input_embeddings()
-        self.selector = make_selector(**{"vocabulary": embedding.num_embeddings} | config.selector)
-        self.selector.attach(embedding)
+        size = self.encoder.get_input_embeddings().num_embeddings
+        self.selector = make_selector(**{"vocabulary": size} | config.selector).attach_encoder(self.encoder)
         self.soft = SoftTopK(
             config.k, config.start_temperature, final_temperature=config.final_temperature, link=config.link
         )
@@ -153,7 +151,8 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         if isinstance(encoder, TopKForSequenceClassification):
             encoder = encoder.encoder
         if isinstance(selector, str):
-            selector = make_selector(selector, seed=seed, vocabulary=encoder.config.vocab_size)
+            more = {"seed": seed, "vocabulary": encoder.config.vocab_size, "tokenizer": tokenizer}
+            selector = make_selector(selector, **more)
         for option in options:
             if option not in _OPTIONS:
                 raise TypeError(f"no option {option!r}: choose from {', '.join(_OPTIONS)}")
@@ -182,6 +181,7 @@ class TopKForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             )
         model = cls(config)
         model.encoder.load_state_dict(encoder.state_dict())
+        model.selector.attach_encoder(model.encoder)  # now with its weights
         if selector.state_dict():
             model.selector = selector.attach(model.encoder.get_input_embeddings())
         if model.selector.trainable:

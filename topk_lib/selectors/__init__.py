@@ -11,6 +11,7 @@ from topk_lib.selectors.base import (
     shorten,
 )
 from topk_lib.selectors.budget import row_budgets
+from topk_lib.selectors.contextual import ContextualSelector
 from topk_lib.selectors.corpus import (
     Chi2Selector,
     CorpusTfidfSelector,
@@ -21,18 +22,22 @@ from topk_lib.selectors.corpus import (
 )
 from topk_lib.selectors.embedding import EmbeddingSelector
 from topk_lib.selectors.gate import DistilledSelector, GateSelector, HistorySelector, TaughtSelector
+from topk_lib.selectors.interaction import DistinctSelector, KeepNegationSelector
 from topk_lib.selectors.position import FirstSelector, HeadTailSelector, LastSelector, RandomSelector
 
 __all__ = [
     "Chi2Selector",
+    "ContextualSelector",
     "CorpusTfidfSelector",
     "DistilledSelector",
+    "DistinctSelector",
     "EmbeddingSelector",
     "FirstSelector",
     "FrequencySelector",
     "GateSelector",
     "HeadTailSelector",
     "HistorySelector",
+    "KeepNegationSelector",
     "LastSelector",
     "LinearSelector",
     "MutualInformationSelector",

@@ -41,6 +41,7 @@ class Selector(nn.Module):
         needs_fit: whether :meth:`fit` must be called (or a state loaded) first.
         needs_embeddings: whether :meth:`attach` must come before.
         trainable: whether it is trained along with the encoder, through ``soft_topk``.
+        words: options that are ids of words, which :func:`make_selector` looks up in a tokenizer.
     """
 
     name: ClassVar[str]
@@ -48,6 +49,7 @@ class Selector(nn.Module):
     needs_fit: ClassVar[bool] = False
     needs_embeddings: ClassVar[bool] = False
     trainable: ClassVar[bool] = False
+    words: ClassVar[dict[str, Sequence[str]]] = {}
 
     def __init__(self, seed: int = 0, vocabulary: int | None = None) -> None:
         super().__init__()
@@ -62,6 +64,10 @@ class Selector(nn.Module):
         """
         self._embedding = (embedding,)  # in a tuple: no submodule
         return self
+
+    def attach_encoder(self, encoder: Any) -> Selector:
+        """:meth:`attach`, and take whatever else the selector wants of the encoder. Returns itself."""
+        return self.attach(encoder.get_input_embeddings())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Selector:
         """Half precision is for the encoder: a ranking stays in float32."""
@@ -128,13 +134,17 @@ def selector_names() -> list[str]:
     return list(_REGISTRY)
 
 
-def make_selector(name: str, *, seed: int = 0, vocabulary: int | None = None, **options: Any) -> Selector:
+def make_selector(
+    name: str, *, seed: int = 0, vocabulary: int | None = None, tokenizer: Any = None, **options: Any
+) -> Selector:
     """Build a selector from its name.
 
     Args:
         name: one of :func:`selector_names`.
         seed: of what is drawn at random, -2**63 to 2**64 - 1.
         vocabulary: how many token types there are; None lets ``fit`` find the largest id.
+        tokenizer: where the ids of the words are looked up that the selector knows by name, such as
+            negations; None: they are among the options, or it knows none.
         **options: further arguments of that selector.
 
     Raises:
@@ -143,10 +153,21 @@ def make_selector(name: str, *, seed: int = 0, vocabulary: int | None = None, **
     """
     if name not in _REGISTRY:
         raise ValueError(f"unknown selector {name!r}: choose one of {', '.join(_REGISTRY)}")
+    if tokenizer is not None:
+        known = _REGISTRY[name].words.items()
+        options = {option: _ids_of(words, tokenizer) for option, words in known} | options
     try:
         return _REGISTRY[name](seed=seed, vocabulary=vocabulary, **options)
     except TypeError as error:
         raise TypeError(f"the {name} selector: {error}") from None
+
+
+def _ids_of(words: Sequence[str], tokenizer: Any) -> list[int]:
+    """The ids of words that are one token each, at the beginning of a sentence or within it."""
+    vocabulary = tokenizer.get_vocab()
+    # Byte-level BPE and SentencePiece mark the space before a word.
+    spelled = (mark + one for word in words for one in (word, word.capitalize()) for mark in ("", "Ġ", "▁"))
+    return sorted({vocabulary[one] for one in spelled if one in vocabulary})
 
 
 def ids_to_batch(token_ids: Sequence[Sequence[int]], pad_id: int = 0) -> tuple[Tensor, Tensor]:

@@ -68,15 +68,25 @@ class GateSelector(Selector):
         return self
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        embedding = self.embedding
+        return self.gate(input_ids, attention_mask)
+
+    def project(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """h_i of every token, (batch, length, channels) float32, before it sees its neighbours."""
         assert self.net is not None
-        with torch.autocast(input_ids.device.type, enabled=False):  # a ranking needs float32
-            # The embeddings have their gradient from the encoder; from here they would get a second.
-            table = embedding.weight.detach()
-            if input_ids.numel() < len(table) or torch.compiler.is_exporting():
-                x = self.net["project"](self.net["norm"](table[input_ids].float()))
-            else:  # each type once
-                x = nn.functional.embedding(input_ids, self.net["project"](self.net["norm"](table.float())))
+        # The embeddings have their gradient from the encoder; from here they would get a second.
+        table = self.embedding.weight.detach()
+        if input_ids.numel() < len(table) or torch.compiler.is_exporting():
+            found: Tensor = self.net["project"](self.net["norm"](table[input_ids].float()))
+            return found
+        # each type once
+        return nn.functional.embedding(input_ids, self.net["project"](self.net["norm"](table.float())))
+
+    def gate(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What the network alone makes of every token, (batch, length) float32."""
+        embedding = self.embedding  # it says what is missing
+        assert self.net is not None
+        with torch.autocast(embedding.weight.device.type, enabled=False):  # a ranking needs float32
+            x = self.project(input_ids, attention_mask)
             if "context" in self.net:
                 seen = x * attention_mask.unsqueeze(-1)  # padding must not leak in
                 x = x + self.net["context"](seen.transpose(1, 2)).transpose(1, 2)
@@ -139,7 +149,7 @@ class GateSelector(Selector):
                 rows = batches[which]
                 ids, mask = (x.to(device) for x in ids_to_batch([token_ids[i] for i in rows]))
                 wanted = torch.cat([(targets[i].float() - mean) / spread for i in rows]).to(device)
-                loss = (self.scores(ids, mask)[mask.bool()] - wanted).square().mean()
+                loss = (self.gate(ids, mask)[mask.bool()] - wanted).square().mean()
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
@@ -233,7 +243,7 @@ class HistorySelector(GateSelector):
         return self
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        gate = super().scores(input_ids, attention_mask)
+        gate = self.gate(input_ids, attention_mask)
         mean = self.total / self.count.clamp(min=1)
         weight = self.count / self.count.sum().clamp(min=1)
         centre = (weight * mean).sum()

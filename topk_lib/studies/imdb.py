@@ -11,17 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from topk_lib.data import load_reviews
+from topk_lib import records
+from topk_lib.claims.undecided import Undecided
+from topk_lib.data import load_reviews, train_and_eval
 from topk_lib.studies.base import Made, Run, packed
+from topk_lib.studies.pairs import answers, marks_kept
 from topk_lib.training import accuracy_interval, finetune
 
 __all__ = [
+    "DEV",
     "FULL",
     "PUPILS",
     "RATE",
     "SELECTORS",
     "SMALL",
     "SMALL_TEST",
+    "finetuned",
     "options_of",
     "runs",
     "slices",
@@ -29,15 +34,18 @@ __all__ = [
 ]
 
 SELECTORS = (
-    "gate", "linear", "taught", "distilled", "history", "chi2", "mutual_information", "embedding",
-    "head_tail", "frequency", "tfidf_corpus", "tfidf", "first", "random",
+    "gate", "linear", "taught", "distilled", "history", "distinct", "keep_negation", "chi2",
+    "mutual_information", "embedding", "head_tail", "frequency", "tfidf_corpus", "tfidf", "first", "random",
 )  # fmt: skip
 FULL = 512  # what the encoder can read at most
 SMALL = 4000  # training reviews where a CPU does all the work,
 SMALL_TEST = 10_000  # and test reviews
 RATE = 1e-4  # chosen on the held-out part of the training split: results/imdb_dev
 _TEACHER = "linear-k128"
-PUPILS = ("taught", "distilled")
+_DEV = {"evaluate_on": "dev", "n_eval": 2500}
+PUPILS = ("taught", "distilled", "contextual")
+DEV = "study_dev"
+_ON_DEV = ("contextual", "distilled", "distinct", "mutual_information", "linear")
 
 _PRAISE = "best brilliant excellent masterpiece wonderful superb perfect amazing genius great fantastic"
 _BLAME = "worst awful terrible horrible boring stupid waste dull ridiculous poor lame"
@@ -45,39 +53,70 @@ _NEGATION = re.compile(r"\b(?:not|no|never|nothing|without|hardly|n't)\b|n't\b",
 
 
 def runs(*, gpu: bool, n_train: int | None = None) -> Iterator[Run]:
-    """The grid, most telling first.
+    """The grid with three seeds, and next each time the run that could most cheaply turn a verdict.
+
+    What has been recorded comes first, since it costs nothing. After that the order follows from the
+    records, and is made anew with each: see :class:`~topk_lib.claims.undecided.Undecided`. At the end stand
+    what the teachers' marks keep of the rewritten pairs, and runs on the dev split, where a new selector is
+    chosen before it meets the test reviews.
 
     Args:
-        gpu: three seeds of everything; else one, and at the end three at k = 64, of gate and linear
-            at k = 16 too.
+        gpu: k = 256 is tried, too.
         n_train: training reviews of each run; None: all 25,000 on a GPU, else 4,000. Up to 4,000 the
             test is on 10,000 drawn reviews, above on all.
     """
     n_train = n_train or (25_000 if gpu else SMALL)
-    for name, options in _grid(n_train, gpu):
-        folder = Path("runs") / f"study_{n_train}" / name
-        yield Run(f"study_{n_train}", name, partial(_finetuned, folder, options))
+    experiment, grid = f"study_{n_train}", dict(_grid(n_train, gpu))
+    found = records.load_all(experiment)
+    undecided = Undecided({name: _cost(options) for name, options in grid.items()}, found)
+    left = sorted(grid, key=lambda name: name not in found)  # stable: else in the order of the grid
+    planned: set[str] = set()
+    while left:
+        name = left[0] if left[0] in found else max(left, key=lambda run: undecided.worth(run, planned))
+        left.remove(name)
+        planned.add(name)
+        yield Run(experiment, name, partial(finetuned, Path("runs") / experiment / name, grid[name]))
+        if name not in found and records.path_of(experiment, name).is_file():
+            undecided.add(name, records.load(experiment, name))
+    for seed in range(3):
+        yield Run("pairs_kept", f"teacher-s{seed}", partial(_marks, seed))
+    for seed in range(3):
+        for k in (32, 16, 64):
+            for selector in _ON_DEV:
+                name = f"{selector}-k{k}-s{seed}"
+                options = _one(selector, k, seed, SMALL)[1] | _DEV
+                yield Run(DEV, name, partial(finetuned, Path("runs") / DEV / name, options))
+
+
+def _cost(options: dict[str, Any]) -> float:
+    """About the seconds of a run on 4,000 reviews and two cores: most of them go by the tokens read."""
+    return 40 + 8 * float(options["k"])
 
 
 def options_of(name: str, n_train: int) -> dict[str, Any]:
-    """What :func:`~topk_lib.training.finetune` is given for a run of the grid."""
+    """What :func:`~topk_lib.training.finetune` is given for a run of the grid, on whatever device."""
     return dict(_grid(n_train, True))[name]
+
+
+def _one(
+    selector: str, k: int, seed: int, n_train: int, tag: str = "", **more: Any
+) -> tuple[str, dict[str, Any]]:
+    options = {"selector": selector, "k": k, "seed": seed, "n_train": n_train, "learning_rate": RATE}
+    if n_train <= SMALL:
+        options["n_eval"] = SMALL_TEST
+    return f"{selector}-k{k}{tag}-s{seed}", options | more
 
 
 def _grid(n_train: int, gpu: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     def one(selector: str, k: int, seed: int, tag: str = "", **more: Any) -> tuple[str, dict[str, Any]]:
-        options = {"selector": selector, "k": k, "seed": seed, "n_train": n_train, "learning_rate": RATE}
-        if n_train <= SMALL:
-            options["n_eval"] = SMALL_TEST
-        return f"{selector}-k{k}{tag}-s{seed}", options | more
+        return _one(selector, k, seed, n_train, tag, **more)
 
-    seeds = range(3) if gpu else range(1)
-    for seed in seeds:
-        yield from (one(selector, 64, seed) for selector in SELECTORS[:5])
-        yield one("first", FULL, seed)
-        yield from (one(selector, 64, seed) for selector in SELECTORS[5:])
-        for k in (32, 128, 16):
+    for seed in range(3):
+        for k in (16, 32, 64, 128, *([256] if gpu else [])):
             yield from (one(selector, k, seed) for selector in SELECTORS)
+        yield one("first", FULL, seed)
+        if gpu:
+            yield from (one(selector, FULL, seed) for selector in SELECTORS[:2])
         # ideas for spending the same budget better
         yield one("linear", 64, seed, "-original", positions="original")
         yield one("gate", 64, seed, "-original", positions="original")
@@ -85,25 +124,26 @@ def _grid(n_train: int, gpu: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         yield one("gate", 64, seed, "-batch", spend="batch")
         yield one("gate", 64, seed, "-hot", start_temperature=1.0, final_temperature=0.1)
         yield one("first", 128, seed, "-inside", keep_after="1:64,3:32")
-    if gpu:
-        for seed in seeds:
-            yield from (one(selector, 256, seed) for selector in SELECTORS)
-            yield from (one(selector, FULL, seed) for selector in SELECTORS[:2])
-    else:
-        for k, selectors in ((16, SELECTORS[:2]), (64, SELECTORS)):  # few tokens cost little
-            for seed in (1, 2):
-                yield from (one(selector, k, seed) for selector in selectors)
 
 
-def _finetuned(folder: Path, options: dict[str, Any]) -> Made:
-    """Fine-tune, and measure on the test reviews and slices of them."""
+def finetuned(folder: Path, options: dict[str, Any]) -> Made:
+    """Fine-tune, and measure on the held-out reviews, on slices of them, and on the rewritten pairs.
+
+    Args:
+        folder: for the model.
+        options: of :func:`~topk_lib.training.finetune`; a pupil gets the teacher of its seed.
+    """
+    on = options.get("evaluate_on", "test")
     learned = {"teacher": _TEACHER} if options["selector"] in PUPILS else {}
-    given = {"teacher": str(teacher(options["n_train"], options["seed"]))} if learned else {}
+    given = {"teacher": str(teacher(options["n_train"], options["seed"], on))} if learned else {}
     result = finetune(folder, quiet=True, **options, **given)
-    test = load_reviews(split="test", n=options.get("n_eval"), quiet=True)
-    right = np.asarray(result.predictions) == np.asarray(test["label"])
+    if on == "test":
+        held_out = load_reviews(split="test", n=options.get("n_eval"), quiet=True)
+    else:
+        held_out = train_and_eval(evaluate_on=on, n_train=2, n_eval=options.get("n_eval"), quiet=True)[1]
+    right = np.asarray(result.predictions) == np.asarray(held_out["label"])
     parts = {}
-    for name, inside in slices(list(test["text"]), list(test["label"])).items():
+    for name, inside in slices(list(held_out["text"]), list(held_out["label"])).items():
         low, high = accuracy_interval(int(right[inside].sum()), int(inside.sum()))
         parts[name] = {"n": int(inside.sum()), "accuracy": float(right[inside].mean()),
                        "accuracy_low": low, "accuracy_high": high}  # fmt: skip
@@ -111,16 +151,24 @@ def _finetuned(folder: Path, options: dict[str, Any]) -> Made:
         shutil.rmtree(checkpoint)
     print(f"accuracy {result.metrics['accuracy']:.2%}", flush=True)
     return Made(
-        result.metrics | {"seconds": result.seconds, "slices": parts, "wrong": packed(~right)},
+        result.metrics
+        | {"seconds": result.seconds, "slices": parts, "wrong": packed(~right), "pairs": answers(folder)},
         result.settings | learned, result.data, sum(result.seconds.values()),
     )  # fmt: skip
 
 
-def teacher(n_train: int, seed: int) -> Path:
+def _marks(seed: int) -> Made:
+    made = marks_kept(teacher(SMALL, seed))
+    return made._replace(settings=made.settings | {"seed": seed})
+
+
+def teacher(n_train: int, seed: int, evaluate_on: str = "test") -> Path:
     """The run that gates learn from: trained on their own reviews, so that they hear of no other label."""
     name = f"{_TEACHER}-s{seed}"
-    folder = Path("runs") / f"study_{n_train}" / name
-    finetune(folder, quiet=True, **options_of(name, n_train))  # nothing, where that run was made
+    options, folder = options_of(name, n_train), Path("runs") / f"study_{n_train}" / name
+    if evaluate_on == "dev":
+        options, folder = options | _DEV, Path("runs") / DEV / name
+    finetune(folder, quiet=True, **options)  # nothing, where that run was made
     return folder
 
 

@@ -121,7 +121,7 @@ def fitting(n_train: int = SMALL) -> Made:
     ids, labels = tokenize(tokenizer, list(train["text"])), list(train["label"])
 
     def fit(name: str) -> None:
-        selector = make_selector(name, vocabulary=encoder.config.vocab_size)
+        selector = make_selector(name, vocabulary=encoder.config.vocab_size, tokenizer=tokenizer)
         selector.attach(encoder.get_input_embeddings())
         selector.fit(ids, labels)
 

@@ -1,4 +1,4 @@
-"""What a smaller vocabulary costs a fine-tuned model that is not trained again: row by row."""
+"""What a smaller vocabulary costs: a fine-tuned model that is not trained again, and one that is."""
 
 from __future__ import annotations
 
@@ -14,21 +14,29 @@ from torch import Tensor
 
 from topk_lib import records
 from topk_lib.data import fingerprint, load_reviews, source_of, train_and_eval
-from topk_lib.models import TopKForSequenceClassification
+from topk_lib.models import TopKForSequenceClassification, load_encoder
 from topk_lib.models.vocabulary import select_vocabulary, sizes
 from topk_lib.selectors import ids_to_batch, make_selector
 from topk_lib.studies.base import Made, Row, Rows, Run, packed
-from topk_lib.studies.imdb import SMALL, teacher
+from topk_lib.studies.imdb import SMALL, finetuned, options_of, teacher
 from topk_lib.training import accuracy_interval, load_model, tokenize
 
-__all__ = ["runs", "vocabulary_study"]
+__all__ = ["runs", "tuned_after", "vocabulary_study"]
 
 _RULES = ("frequency", "linear")  # by count, by weight for the task
+_TUNED = "study_vocabulary_tuned"
+_TYPES = (5000, 2000, 1000)
+_LIKE = "linear-k64"  # the run of the study imdb with which these have everything else in common
 _ROWS = Path("runs") / "study_vocabulary" / "rows.json"
 
 
 def runs(*, gpu: bool) -> Iterator[Run]:
     yield Run("study_vocabulary", "minilm", vocabulary_study)
+    for seed in range(3):
+        for types in _TYPES:
+            for rule in _RULES:
+                name = f"{rule}-{types}-s{seed}"
+                yield Run(_TUNED, name, partial(tuned_after, rule, types, seed))
 
 
 def vocabulary_study(
@@ -98,6 +106,40 @@ def vocabulary_study(
             row = rows.measure(name, partial(shrunk, types, fitted.table if fitted else None))
             print(f"{name}: accuracy {row['accuracy']:.2%}", flush=True)
     return Made({"rows": rows.found}, settings, data)
+
+
+def tuned_after(rule: str, types: int, seed: int, **options: Any) -> Made:
+    """Cut the pretrained encoder's vocabulary, then fine-tune it as the study ``imdb`` does.
+
+    The types are chosen on the training reviews alone. All else is as in that study's run of the linear
+    rule with k = 64 and this seed, so that the two can be compared review by review.
+
+    Args:
+        rule: "frequency" or "linear".
+        types: that are kept.
+        seed: of the run.
+        **options: of :func:`~topk_lib.training.finetune`, in place of that run's.
+
+    Returns:
+        What :func:`~topk_lib.studies.imdb.finetuned` measures, and ``parameters``, ``embedding``, ``bytes``
+        and ``coverage`` as :func:`vocabulary_study` has them.
+    """
+    options = options_of(f"{_LIKE}-s{seed}", SMALL) | options
+    train, test = train_and_eval(
+        n_train=options["n_train"], n_eval=options["n_eval"], seed=options["seed"], quiet=True
+    )
+    encoder, tokenizer = load_encoder(options.get("model"))
+    ids = tokenize(tokenizer, train["text"])
+    table: Any = make_selector(rule, vocabulary=encoder.config.vocab_size).fit(ids, list(train["label"]))
+    smaller, own, kept, *_ = select_vocabulary(encoder, tokenizer, table.table, types)
+    cut = Path("runs") / _TUNED / f"cut-{rule}-{types}-s{seed}"
+    smaller.save_pretrained(cut)
+    own.save_pretrained(cut)
+    made = finetuned(Path("runs") / _TUNED / f"{rule}-{types}-s{seed}", options | {"model": str(cut)})
+    seen = torch.tensor([i for text in tokenize(tokenizer, test["text"]) for i in text])
+    row = sizes(smaller)._asdict() | {"coverage": torch.isin(seen, kept).float().mean().item()}
+    settings = made.settings | {"model": "the encoder with fewer types", "rule": rule, "types": types}
+    return made._replace(metrics=made.metrics | row, settings=settings)
 
 
 def _measure(

@@ -92,8 +92,8 @@ def finetune(
             - ``selector``: one of :func:`~topk_lib.selectors.selector_names`;
               ``selector_learning_rate`` (peak), ``start_temperature`` and ``final_temperature`` (of its
               soft weights and noise) where it is trained along.
-            - ``teacher``: for the taught and the distilled selector, the folder of a model to learn from;
-              train it on the same reviews.
+            - ``teacher``: for the taught, the distilled and the contextual selector, the folder of a model to
+              learn from; train it on the same reviews.
             - ``k``: tokens the encoder reads of each review, [CLS] and [SEP] included; ``share``,
               ``spend`` and ``positions`` as in
               :meth:`~topk_lib.models.TopKForSequenceClassification.from_encoder`.

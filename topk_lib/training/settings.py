@@ -79,7 +79,7 @@ def checked_settings(options: dict[str, Any]) -> Settings:
             "name the folder of a model with --teacher"
         )
     if settings.teacher is not None and not pupil:
-        raise ValueError(f"only taught and distilled have a teacher, not {settings.selector}")
+        raise ValueError(f"only taught, distilled and contextual have a teacher, not {settings.selector}")
     layers_kept(settings.keep_after)
     return settings
 
