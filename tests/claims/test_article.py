@@ -104,6 +104,7 @@ def test_half_a_comparison_is_none(claim: Claim) -> None:
         ("C5", EVERY | {"gate": 0.9}, "holds with a condition: only `gate` at k = 64"),
         ("C5", EVERY | {"distilled": 0.9}, "holds with a condition: only `distilled` at k = 64"),
         ("C5", EVERY | {"gate": 0.9, "chi2": 0.9}, "fails"),
+        ("C5", EVERY | {"gate": 0.9, "distinct": 0.9}, "fails"),
         ("C5", EVERY, "fails"),
         ("C5", EVERY | {"gate": 0.7}, "fails"),
         ("C9", EVERY | {"random": 0.7}, "holds"),

@@ -217,6 +217,10 @@ def hurts(grid: Grid, _: Results) -> Finding:
 def context(grid: Grid, results: Results) -> Finding:
     """The gate, which sees neighbours, must be better than the linear rule where negation abounds."""
     ks = {k: grid.seeds(("gate", k), ("linear", k)) for k in grid.ks("gate", "linear")}
+    where = "reviews full of negation"
+    if base := results.get("study_slices", {}).get("base"):
+        share = cite("study_slices/base", "metrics.negation.share .1%")
+        where += f" (always *{base['metrics']['negation']['label']}*: {share})"
     at, evidence = {}, []
     for k, seeds in ks.items():
         both = [("gate", k), ("linear", k)]
@@ -226,13 +230,9 @@ def context(grid: Grid, results: Results) -> Finding:
             gap = between(*([part for part in side if part] for side in parts))
             at[k] = gap.mean > 0 and gap.p <= LEVEL / len(ks)
             cited = [f"`{c[0]}` {grid.cite(c, seeds, 'slices.negation.accuracy .1%')}" for c in both]
-            evidence.append(f"k = {k}, reviews full of negation: {', '.join(cited)} (seeds: {len(seeds)})")
+            evidence.append(f"k = {k}, {where}: {', '.join(cited)} (seeds: {len(seeds)})")
     if not at:
         raise Missing("runs of gate and linear at one k with their slices")
-    if base := results.get("study_slices", {}).get("base"):
-        commonest = cite("study_slices/base", "metrics.negation.share .1%")
-        label = base["metrics"]["negation"]["label"]
-        evidence.append(f"whoever always says *{label}* is right on {commonest} of these reviews")
     none = f"{_IF} the gate sees neighbours when it chooses, but where negation abounds no gain shows"
     return Finding(_graded(at) if any(at.values()) else none, tuple(evidence))
 
