@@ -14,7 +14,7 @@ _TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdum
 
 
 class Card(NamedTuple):
-    """From NVIDIA's data sheets and white papers; pages cite nvidia_t4, nvidia_a100, nvidia_h100, nvidia_h200."""
+    """From NVIDIA's data sheets and white papers (nvidia_t4, _a100, _h100, _h200 in references.bib)."""
 
     capability: int
     multiprocessors: int
@@ -68,7 +68,9 @@ def blocks(sass: str) -> dict[int, Block]:
     """
     code = [(int(at, 16), what.strip()) for at, what in re.findall(r"/\*([0-9a-f]{4,})\*/ +([^;/]+);", sass)]
     code = [(at, what) for at, what in code if not re.search(r"BRA\.DIV|NOP|^@!PT", what)]
-    target = {at: int(found[1], 16) for at, what in code if (found := re.search(r"BRA.* 0x([0-9a-f]+)", what))}
+    target = {
+        at: int(found[1], 16) for at, what in code if (found := re.search(r"BRA.* 0x([0-9a-f]+)", what))
+    }
     after = {at: code[i + 1][0] for i, (at, _) in enumerate(code[:-1])}
     # A target may be an instruction left out above: the next that is left stands for it.
     places = [at for at, _ in code]

@@ -13,8 +13,16 @@ import triton.language as tl
 from torch import Tensor
 
 from topk_lib.kernels.hard import (
-    _DROP, _first, _keys, _kth_key, _reach, _shortlist, _widen, grouping, launch_shape,
-)  # fmt: skip
+    _DROP,
+    _first,
+    _keys,
+    _kth_key,
+    _reach,
+    _shortlist,
+    _widen,
+    grouping,
+    launch_shape,
+)
 
 __all__ = ["MAX_BLOCK", "fits", "sample_rows"]
 

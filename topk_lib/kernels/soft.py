@@ -164,7 +164,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
 def _shape(n: int) -> dict[str, int]:
     block = max(triton.next_power_of_2(n), 16)
     per_program = max(1, 1024 // block)
-    return {"BLOCK": block, "ROWS": per_program, "num_warps": min(max(block * per_program // 512, 1), 16)}
+    return {"BLOCK": block, "ROWS": per_program, "num_warps": min(max(block * per_program // 1024, 1), 16)}
 
 
 def soft_topk_rows(

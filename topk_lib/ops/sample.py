@@ -196,10 +196,11 @@ def _draw(
     if use_triton(flat.device):
         from topk_lib.kernels import sample as kernels
 
-        if width <= kernels.MAX_BLOCK and not kernels.fits(flat.shape[1], width):  # the survivors fit, the row does not
+        # The survivors fit, the row does not.
+        if width <= kernels.MAX_BLOCK and not kernels.fits(flat.shape[1], width):
             flat, column, _ = hard_topk(flat, per_row)
             flat = flat.masked_fill(column < 0, -torch.inf)
-        if 0 < flat.shape[1] and kernels.fits(flat.shape[1], width):
+        if flat.shape[1] > 0 and kernels.fits(flat.shape[1], width):
             wide = torch.float64 if flat.dtype == torch.float64 else torch.float32
             p, least = (None if x is None else x.to(wide).contiguous() for x in (top_p, min_p))
             t = held(temperature, wide).to(wide).contiguous()
