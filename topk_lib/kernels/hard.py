@@ -43,7 +43,7 @@ def _keys(x, valid, WIDE: tl.constexpr, DROP: tl.constexpr):  # type: ignore[no-
         x = tl.where(x == 0, 0.0, x)
         bits = x.to(tl.uint32, bitcast=True)
         top = tl.full(bits.shape, 1, tl.uint32) << 31
-    flipped = ~bits
+    flipped = bits ^ (top | (top - 1))  # not ~bits, which older interpreters cannot do
     key = tl.where((bits & top) != 0, flipped, bits | top)
     key = tl.where(x != x, bits | flipped, key)  # all ones
     key = key >> DROP
