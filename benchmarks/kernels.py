@@ -6,7 +6,7 @@
 
 A kernel that runs in Triton's interpreter may still not compile. Triton brings NVIDIA's assembler, so
 that each kernel can be compiled for a T4 (sm_75), an A100 (sm_80) and an H100 or H200 (sm_90) on any
-x86 machine. ``sass.py`` counts a thread's instructions in the result: those outside loops, which run
+x86 machine. ``machine_code.py`` counts a thread's instructions in the result: those outside loops, which run
 once at most (a thread that skips some is counted as if it did not), and those of each loop, times its
 rounds. Rounds depend on the scores: the typical number is the mean over random normal rows, followed
 here step by step, and the most that there can be stands beside it. From the instructions comes the
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
-from sass import CARDS, count
+from machine_code import CARDS, count  # type: ignore[import-not-found]
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -55,7 +55,7 @@ class Case(NamedTuple):
     rounds: Callable[[], Rounds] = lambda: ([], [])
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _sort_kernel(  # type: ignore[no-untyped-def]
     scores, out_values, out_indices, n, width, score_stride, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr
 ):  # fmt: skip
@@ -114,16 +114,16 @@ def soft_rounds(n: int, k: int, dtype: torch.dtype, link: str) -> Rounds:
     u = (scores.double() - scores.double().topk(k).values[:, -1:]) / TEMPERATURE
     delta = torch.zeros(100, 1, dtype=torch.float64)
     going, steps = torch.ones(100, dtype=torch.bool), 0.0
-    weights = {
+    weights: dict[str, Callable[[Tensor], Tensor]] = {
         "sigmoid": torch.sigmoid,
         "laplace": lambda z: torch.where(z >= 0, 1 - 0.5 * torch.exp(-z.abs()), 0.5 * torch.exp(-z.abs())),
         "clip": lambda z: z.clamp(0, 1),
         "exp": lambda z: torch.exp(z.clamp(max=0)),
-    }[link]
+    }
     while going.any() and steps < soft._SOLVER[torch.float32]["STEPS"]:
         steps += going.double().mean().item()
         z = (u - delta).requires_grad_()
-        total = weights(z).sum(1, keepdim=True)
+        total = weights[link](z).sum(1, keepdim=True)
         (slopes,) = torch.autograd.grad(total.sum(), z)
         with torch.no_grad():
             step = total / slopes.sum(1, keepdim=True) * (total / k).log()
@@ -169,7 +169,7 @@ def soft_cases(n: int) -> Iterator[Case]:
 
 
 def sample_cases(n: int) -> Iterator[Case]:
-    halvings, short = sample.grouping(n, K)
+    halvings, short = hard.grouping(n, K)
     for nucleus in (False, True):
         constants = {
             "NUCLEUS": nucleus, "LEAST": False, "WIDE": False, "DROP": 0, "BLOCK": n, "BLOCK_K": K,
@@ -230,7 +230,7 @@ def _type(name: str, case: Case) -> str:
 
 
 def compiled(case: Case, card: str) -> dict[str, Any]:
-    """What ``sass.count`` finds, with the launch, instructions a score and byte, and both least times.
+    """What ``count`` finds, with the launch, instructions a score and byte, and both least times.
 
     Pointers and numbers are divisible by 16, as they are at run time for these sizes.
     """

@@ -65,17 +65,15 @@ def hard_cases() -> Iterator[Case]:
             where = x.sort(dim=-1, descending=True, stable=True).indices[:, :k].sort(dim=-1).values
             return x.gather(-1, where), where
 
-        yield Case(
-            f"{rows}x{n}x{k}",
-            rows * (n * (4 + 1) + k * (4 + 8)),
-            {
-                "topk_lib": lambda x=x, k=k: hard_topk(x, k),  # type: ignore[misc]
-                "torch.topk + sort": by_topk,
-                "torch.topk": lambda x=x, k=k: x.topk(k),  # type: ignore[misc]
-                "torch.sort": by_sort,
-            }
-            | {name: (lambda f=f, x=x, k=k: f(x, k)) for name, f in peers.items()},  # type: ignore[misc]
-        )
+        calls: dict[str, Call] = {
+            "topk_lib": lambda x=x, k=k: hard_topk(x, k),  # type: ignore[misc]
+            "torch.topk + sort": by_topk,
+            "torch.topk": lambda x=x, k=k: x.topk(k),  # type: ignore[misc]
+            "torch.sort": by_sort,
+        }
+        for name, f in peers.items():
+            calls[name] = lambda f=f, x=x, k=k: f(x, k)  # type: ignore[misc]
+        yield Case(f"{rows}x{n}x{k}", rows * (n * (4 + 1) + k * (4 + 8)), calls)
 
 
 def hard_peers() -> dict[str, Callable[[Tensor, int], object]]:
@@ -195,18 +193,13 @@ def sample_cases() -> Iterator[Case]:
             return sampling.top_k_top_p_sampling_from_logits(x / 0.8, 50, 1.0 if top_p is None else top_p)
 
         for top_p in (None, 0.9):
-            peers: dict[str, Call] = {}
+            calls: dict[str, Call] = {
+                "topk_lib": lambda x=x, s=seeds, p=top_p: sample_topk(x, 50, 0.8, top_p=p, seed=s),  # type: ignore[misc]
+                "torch.topk + multinomial": lambda f=by_topk, p=top_p: f(top_p=p),  # type: ignore[misc]
+            }
             if DEVICE.type == "cuda" and importlib.util.find_spec("flashinfer"):
-                peers["FlashInfer"] = lambda f=by_flashinfer, p=top_p: f(top_p=p)  # type: ignore[misc]
-            yield Case(
-                f"{rows}x{n}x50{'' if top_p is None else '+top_p'}",
-                rows * (n * 4 + 8),
-                {
-                    "topk_lib": lambda x=x, s=seeds, p=top_p: sample_topk(x, 50, 0.8, top_p=p, seed=s),  # type: ignore[misc]
-                    "torch.topk + multinomial": lambda f=by_topk, p=top_p: f(top_p=p),  # type: ignore[misc]
-                }
-                | peers,
-            )
+                calls["FlashInfer"] = lambda f=by_flashinfer, p=top_p: f(top_p=p)  # type: ignore[misc]
+            yield Case(f"{rows}x{n}x50{'' if top_p is None else '+top_p'}", rows * (n * 4 + 8), calls)
 
 
 def measure(case: Case) -> dict[str, Any]:

@@ -33,7 +33,7 @@ CODE = """
 @pytest.fixture(scope="module")
 def sass() -> ModuleType:
     pytest.importorskip("triton")
-    place = Path(__file__).resolve().parents[2] / "benchmarks" / "sass.py"
+    place = Path(__file__).resolve().parents[2] / "benchmarks" / "machine_code.py"
     spec = importlib.util.spec_from_file_location("sass", place)
     assert spec is not None
     assert spec.loader is not None

@@ -68,13 +68,11 @@ def blocks(sass: str) -> dict[int, Block]:
     """
     code = [(int(at, 16), what.strip()) for at, what in re.findall(r"/\*([0-9a-f]{4,})\*/ +([^;/]+);", sass)]
     code = [(at, what) for at, what in code if not re.search(r"BRA\.DIV|NOP|^@!PT", what)]
-    target = {
-        at: int(found[1], 16) for at, what in code if (found := re.search(r"BRA.* 0x([0-9a-f]+)", what))
-    }
+    target = {at: int(to[1], 16) for at, what in code if (to := re.search(r"BRA.* 0x([0-9a-f]+)", what))}
     after = {at: code[i + 1][0] for i, (at, _) in enumerate(code[:-1])}
     # A target may be an instruction left out above: the next that is left stands for it.
     places = [at for at, _ in code]
-    target = {at: next((p for p in places if p >= to), places[-1]) for at, to in target.items()}
+    target = {at: next((p for p in places if p >= goal), places[-1]) for at, goal in target.items()}
     ends = [at for at, what in code if at in target or re.search(r"EXIT|RET", what)]
     leaders = {places[0], *target.values(), *(after[at] for at in ends if at in after)}
     found: dict[int, Block] = {}
