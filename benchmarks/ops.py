@@ -31,7 +31,7 @@ from topk_lib import hard_topk, records, sample_topk, soft_topk
 
 DEVICE = torch.device(records.device_kind())
 MOST = 1 << 29 if DEVICE.type == "cuda" else 1 << 23  # entries of the largest shape timed
-SECONDS = 1.0 if DEVICE.type == "cuda" else 1.5  # spent on a shape, all functions together
+SECONDS = 0.3 if DEVICE.type == "cuda" else 1.5  # spent on a shape, all functions together
 
 Call = Callable[[], object]
 
@@ -45,14 +45,15 @@ class Case(NamedTuple):
 
 
 def shapes() -> Iterator[tuple[int, int, int]]:
-    """The grid, and a language model's vocabulary: rows, n, k."""
-    for rows, n in itertools.product((1, 64, 4096, 65536), (256, 512, 2048, 8192, 32768, 131072)):
+    """A language model's vocabulary, and the grid: rows, n, k."""
+    yield from ((rows, n, 50) for rows in (1, 8, 32) for n in (50257, 128256))
+    for rows, n in itertools.product((4096, 64, 1, 65536), (8192, 2048, 256, 512, 32768, 131072)):
         if rows * n <= MOST:
             yield from ((rows, n, k) for k in sorted({8, 64, 256, n // 4}) if k <= n // 2)
-    yield from ((rows, n, 50) for rows in (1, 8, 32) for n in (50257, 128256))
 
 
 def hard_cases() -> Iterator[Case]:
+    peers = hard_peers()
     for rows, n, k in shapes():
         x = torch.randn(rows, n, device=DEVICE)
 
@@ -64,16 +65,36 @@ def hard_cases() -> Iterator[Case]:
             where = x.sort(dim=-1, descending=True, stable=True).indices[:, :k].sort(dim=-1).values
             return x.gather(-1, where), where
 
-        yield Case(
-            f"{rows}x{n}x{k}",
-            rows * (n * (4 + 1) + k * (4 + 8)),
-            {
-                "topk_lib": lambda x=x, k=k: hard_topk(x, k),  # type: ignore[misc]
-                "torch.topk + sort": by_topk,
-                "torch.topk": lambda x=x, k=k: x.topk(k),  # type: ignore[misc]
-                "torch.sort": by_sort,
-            },
-        )
+        calls: dict[str, Call] = {
+            "topk_lib": lambda x=x, k=k: hard_topk(x, k),  # type: ignore[misc]
+            "torch.topk + sort": by_topk,
+            "torch.topk": lambda x=x, k=k: x.topk(k),  # type: ignore[misc]
+            "torch.sort": by_sort,
+        }
+        for name, f in peers.items():
+            calls[name] = lambda f=f, x=x, k=k: f(x, k)  # type: ignore[misc]
+        yield Case(f"{rows}x{n}x{k}", rows * (n * (4 + 1) + k * (4 + 8)), calls)
+
+
+def hard_peers() -> dict[str, Callable[[Tensor, int], object]]:
+    """What exists on a GPU only, each a function of scores and k that gives indices in their order."""
+
+    def by_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        where = x.topk(k, dim=-1, sorted=False).indices.sort(dim=-1).values
+        return x.gather(-1, where), where
+
+    found: dict[str, Callable[[Tensor, int], object]] = {}
+    if DEVICE.type == "cuda":
+        found["torch.topk + sort, torch.compile"] = torch.compile(by_topk, dynamic=True)
+        if importlib.util.find_spec("flashinfer"):
+            import flashinfer
+
+            def by_flashinfer(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+                where = flashinfer.top_k(x, k)[1].long().sort(dim=-1).values
+                return x.gather(-1, where), where
+
+            found["FlashInfer top_k + sort"] = by_flashinfer
+    return found
 
 
 def soft_cases() -> Iterator[Case]:
@@ -166,15 +187,19 @@ def sample_cases() -> Iterator[Case]:
                 p = p * (p.cumsum(-1) - p < top_p)
             return where.gather(-1, torch.multinomial(p, 1))
 
+        def by_flashinfer(x: Tensor = x, top_p: float | None = None) -> object:
+            from flashinfer import sampling
+
+            return sampling.top_k_top_p_sampling_from_logits(x / 0.8, 50, 1.0 if top_p is None else top_p)
+
         for top_p in (None, 0.9):
-            yield Case(
-                f"{rows}x{n}x50{'' if top_p is None else '+top_p'}",
-                rows * (n * 4 + 8),
-                {
-                    "topk_lib": lambda x=x, s=seeds, p=top_p: sample_topk(x, 50, 0.8, top_p=p, seed=s),  # type: ignore[misc]
-                    "torch.topk + multinomial": lambda f=by_topk, p=top_p: f(top_p=p),  # type: ignore[misc]
-                },
-            )
+            calls: dict[str, Call] = {
+                "topk_lib": lambda x=x, s=seeds, p=top_p: sample_topk(x, 50, 0.8, top_p=p, seed=s),  # type: ignore[misc]
+                "torch.topk + multinomial": lambda f=by_topk, p=top_p: f(top_p=p),  # type: ignore[misc]
+            }
+            if DEVICE.type == "cuda" and importlib.util.find_spec("flashinfer"):
+                calls["FlashInfer"] = lambda f=by_flashinfer, p=top_p: f(top_p=p)  # type: ignore[misc]
+            yield Case(f"{rows}x{n}x50{'' if top_p is None else '+top_p'}", rows * (n * 4 + 8), calls)
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -187,7 +212,7 @@ def measure(case: Case) -> dict[str, Any]:
             call()  # compiles, allocates
             first[name] = _time(call)
             found["peak_mib"][name] = _peak(call)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             found.setdefault("failed", {})[name] = str(error).splitlines()[0][:120]
             del calls[name]
     # What takes over a second is timed three times.

@@ -73,6 +73,52 @@ def test_long_rows_in_two_stages(k: int, masked: bool, monkeypatch: pytest.Monke
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("triton_backend")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("masked", [False, True])
+def test_short_lists_leave_nobody_out(
+    dtype: torch.dtype, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = torch.cat([awkward(4, 600, dtype, seed=7), torch.zeros(3, 600, dtype=dtype, device=DEVICE)])
+    scores[5, 300:] = 1  # groups full of ties, more than a list may hold
+    scores[6] = -math.inf
+    scores = torch.cat([scores, torch.randn(1, 600, device=DEVICE).to(dtype)])
+    valid = torch.rand(8, 600, device=DEVICE) < 0.6 if masked else None
+    if valid is not None:
+        valid[3, 10:] = False  # fewer than k
+        valid[6] = torch.arange(600, device=DEVICE) % 30 == 7
+    ks = torch.tensor([0, 1, 13, 30, 32, 31, 29, 32], device=DEVICE)
+    got = hard_topk(scores, ks, valid=valid)
+    monkeypatch.setenv("TOPK_BACKEND", "torch")
+    expected = hard_topk(scores, ks, valid=valid)
+    for a, b in zip(got, expected, strict=True):
+        assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("top_p", [None, 0.6])
+def test_draws_from_a_short_list_are_those_from_the_row(
+    top_p: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    generator = torch.Generator().manual_seed(0)
+    logits = (2 * torch.randn(12, 700, generator=generator)).to(DEVICE)
+    logits[1] = logits[1].round()  # ties
+    logits[2, 20:] = -math.inf
+    logits[3, 500], logits[4, 650], logits[5] = math.nan, math.inf, -math.inf
+    ks, seeds = torch.arange(20, 32, device=DEVICE), torch.arange(12, device=DEVICE)
+
+    def draw() -> Tensor:
+        return sample_topk(logits, ks, temperature=0.9, top_p=top_p, seed=seeds)
+
+    drawn = []
+    for backend in ("torch", "triton"):
+        monkeypatch.setenv("TOPK_BACKEND", backend)
+        drawn.append(draw())
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("triton_backend")
 @links
 @pytest.mark.parametrize("temperature", [2.0, 0.3, 1e-3, 1e-7])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

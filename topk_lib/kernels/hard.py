@@ -1,9 +1,10 @@
-"""Hard top-k in Triton: the k-th largest key by bisection on its bits, then one pass to write.
+"""Hard top-k in Triton: a short list first, then the k-th largest key by halving, then one pass to write.
 
 Each score becomes an unsigned integer that orders as the contract says (-0.0 = +0.0, NaN highest,
-invalid entries 0, below -inf). The k-th largest key is found bit by bit, from the top: a bit is set
-where at least k keys are as large. All of it happens in registers, so that a row is read once and
-its results are written once. Ties go to the lowest index by a running count; no atomics.
+invalid entries 0, below -inf). Where k is small beside the row, groups of neighbours are first judged
+by their largest score, and only those that may hold one of the k are looked into. Ties go to the
+lowest index by a running count; no atomics. A row comes from memory once: what is looked into again
+has just been read.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def _keys(x, valid, WIDE: tl.constexpr, DROP: tl.constexpr):  # type: ignore[no-
         x = tl.where(x == 0, 0.0, x)
         bits = x.to(tl.uint32, bitcast=True)
         top = tl.full(bits.shape, 1, tl.uint32) << 31
-    flipped = ~bits
+    flipped = bits ^ (top | (top - 1))  # not ~bits, which older interpreters cannot do
     key = tl.where((bits & top) != 0, flipped, bits | top)
     key = tl.where(x != x, bits | flipped, key)  # all ones
     key = key >> DROP
@@ -50,64 +51,183 @@ def _keys(x, valid, WIDE: tl.constexpr, DROP: tl.constexpr):  # type: ignore[no-
 
 
 @triton.jit
-def _kth_key(key, k, BITS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The largest key that at least k keys of the row reach, (ROWS,)."""
-    threshold = tl.sum(key ^ key, axis=1)
-    one = threshold + 1
-    reached = k - k + key.shape[1]  # how many keys reach the threshold
-    bit = BITS
+def _reach(key, k, low, high, most):  # type: ignore[no-untyped-def]
+    """A key that at least ``k`` and at most ``most`` keys of the row reach, (ROWS,).
+
+    Where no key is such, because of ties, it is the k-th largest. At least k keys must reach ``low``,
+    and the k-th largest must not lie above ``high``. The space between is halved.
+    """
+    found = k - k + key.shape[1]
     open_rows = 1
-    while (bit > 0) & (open_rows > 0):
-        bit -= 1
-        candidate = threshold | (one << bit.to(one.dtype))
-        count = tl.sum((key >= candidate[:, None]).to(tl.int32), axis=1)
-        threshold = tl.where(count >= k, candidate, threshold)
-        reached = tl.where(count >= k, count, reached)
-        # A row that exactly k keys reach needs no further bits.
-        open_rows = tl.sum((reached != k).to(tl.int32), axis=0)
-    return threshold
+    while open_rows > 0:
+        middle = high - ((high - low) >> 1)
+        count = tl.sum((key >= middle[:, None]).to(tl.int32), axis=1)
+        enough = count >= k
+        low = tl.where(enough, middle, low)
+        found = tl.where(enough, count, found)
+        high = tl.where(enough, high, middle - 1)
+        open_rows = tl.max(((found > most) & (low < high)).to(tl.int32), axis=0)
+    return low
+
+
+@triton.jit
+def _kth_key(key, k):  # type: ignore[no-untyped-def]
+    """The largest key that at least k keys of the row reach, (ROWS,)."""
+    high = tl.max(key, axis=1)
+    return _reach(key, k, high ^ high, high, k)
+
+
+@triton.jit
+def _first(key, threshold, room):  # type: ignore[no-untyped-def]
+    """What lies above the threshold, and of what equals it the first, until ``room`` are chosen.
+
+    Returns chosen, and for each the number chosen before it; both (ROWS, n). One running sum
+    counts both kinds, 16 bits each. An invalid entry's key, 0, equals a threshold only where room is 0.
+    """
+    greater = key > threshold[:, None]
+    equal = key == threshold[:, None]
+    both = tl.cumsum(greater.to(tl.int32) * 65536 + equal.to(tl.int32), axis=1)
+    spare = room - tl.sum(greater.to(tl.int32), axis=1)
+    ties = both & 65535
+    chosen = greater | (equal & (ties <= spare[:, None]))
+    return chosen, (both >> 16) + tl.minimum(ties, spare[:, None]) - 1
+
+
+@triton.jit
+def _largest(x, HALVINGS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The largest of each row of (groups, 2 ** HALVINGS), (1, groups); NaN above all."""
+    for _ in tl.static_range(HALVINGS):
+        a, b = tl.split(tl.reshape(x, (x.shape[0], x.shape[1] // 2, 2)))
+        x = tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+    return tl.reshape(x, (1, x.shape[0]))
+
+
+@triton.jit
+def _shortlist(  # type: ignore[no-untyped-def]
+    scores, valid, length, k, spots,
+    HAS_VALID: tl.constexpr, WIDE: tl.constexpr, DROP: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, LOG: tl.constexpr, SHORT: tl.constexpr,
+):  # fmt: skip
+    """The few scores of one row among which its k largest are.
+
+    Groups of 2 ** LOG neighbours stand for their largest. The k groups with the largest of these (ties
+    to the first) hold the k largest scores (ties to the first): whoever is left out has k before it.
+    Up to SHORT groups are taken, read again and returned in the order of position.
+
+    Args:
+        scores, valid, spots: (1, 1) pointers to the row's scores, flags and SHORT int32 of its own.
+        length, k: (1,), the row's scores, and how many are wanted.
+
+    Returns:
+        scores, keys (0: no score) and columns, all (1, SHORT * 2 ** LOG); k, no more than there are valid
+        scores; a key that k scores reach, and the largest key.
+    """
+    SIZE: tl.constexpr = 2**LOG
+    GROUPS: tl.constexpr = BLOCK // SIZE
+    CROWDS: tl.constexpr = max(BLOCK_K, 32)
+    column = tl.arange(0, GROUPS)[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
+    ok = column < length[:, None]  # (GROUPS, SIZE)
+    x = tl.load(scores + column, mask=ok, other=-float("inf"))
+    if HAS_VALID:
+        ok = ok & (tl.load(valid + column, mask=ok, other=0) != 0)
+        k = tl.minimum(k, tl.sum(tl.reshape(ok.to(tl.int32), (1, BLOCK)), axis=1))
+        top = tl.reshape(tl.max(_keys(x, ok, WIDE, DROP), axis=1), (1, GROUPS))
+    else:
+        k = tl.minimum(k, length)
+        # Scores beyond the row are -inf, and the last of those.
+        top = _keys(_largest(_widen(x), LOG), tl.full((1, GROUPS), 1, tl.int1), WIDE, DROP)
+    # CROWDS of groups, at least k of them: the least of their largest keys is reached k times.
+    low = tl.min(tl.reshape(tl.max(tl.reshape(top, (GROUPS // CROWDS, CROWDS)), axis=0), (1, CROWDS)), axis=1)
+    high = tl.max(top, axis=1)
+    room = k - k + SHORT
+    low = _reach(top, k, low, high, room)
+    kept, slot = _first(top, low, room)
+    tl.store(spots + slot, tl.arange(0, GROUPS)[None, :], mask=kept)
+    tl.debug_barrier()
+    taken = tl.arange(0, SHORT)[:, None] < tl.sum(kept.to(tl.int32), axis=1)[:, None]  # (SHORT, 1)
+    group = tl.load(spots + tl.arange(0, SHORT)[:, None], mask=taken, other=0)
+    column = group * SIZE + tl.arange(0, SIZE)[None, :]  # (SHORT, SIZE)
+    ok = taken & (column < length[:, None])
+    x = tl.load(scores + column, mask=ok, other=0.0)
+    if HAS_VALID:
+        ok = ok & (tl.load(valid + column, mask=ok, other=0) != 0)
+    key = tl.reshape(_keys(x, ok, WIDE, DROP), (1, SHORT * SIZE))
+    column = tl.reshape(column, (1, SHORT * SIZE))
+    return tl.reshape(x, (1, SHORT * SIZE)), key, column, k, low, high
 
 
 @triton.jit
 def _hard_kernel(  # type: ignore[no-untyped-def]
-    scores, valid, ks, out_values, out_indices, out_mask,
+    scores, valid, ks, out_values, out_indices, out_mask, shortlists,
     rows, n, width, score_stride, valid_stride, chunks, chunk,
     HAS_VALID: tl.constexpr, WRITE_MASK: tl.constexpr, WIDE: tl.constexpr, DROP: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, LOG: tl.constexpr, SHORT: tl.constexpr,
 ):  # fmt: skip
     # A row is one chunk of a row of the scores, or all of it.
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
     whole = row // chunks
     start = ((row % chunks) * chunk).to(tl.int32)  # (ROWS,), its first column
-    column = tl.arange(0, BLOCK)  # (BLOCK,), counted from there
-    inside = (row < rows)[:, None] & (column[None, :] < tl.minimum(n - start, chunk)[:, None])
-    first = (whole * score_stride + start)[:, None]
-    x = tl.load(scores + first + column[None, :], mask=inside, other=0.0)  # (ROWS, BLOCK)
-    ok = inside
-    if HAS_VALID:
-        first = (whole * valid_stride + start)[:, None]
-        flag = tl.load(valid + first + column[None, :], mask=inside, other=0)
-        ok = inside & (flag != 0)
-    key = _keys(x, ok, WIDE, DROP)  # (ROWS, BLOCK)
-    k = tl.load(ks + whole, mask=row < rows, other=0)  # (ROWS,)
-    k = tl.minimum(tl.minimum(k, width), tl.sum(ok.to(tl.int32), axis=1))
+    length = tl.minimum(n - start, chunk)  # (ROWS,)
+    k = tl.minimum(tl.load(ks + whole, mask=row < rows, other=0), width)  # (ROWS,)
+    scores += (whole * score_stride + start)[:, None]
+    valid += (whole * valid_stride + start)[:, None]
+    out_mask += (whole * n + start)[:, None]
+    every = tl.arange(0, BLOCK)[None, :]  # counted from the first column
+    inside = (row < rows)[:, None] & (every < length[:, None])  # (ROWS, BLOCK)
+    if LOG == 0:
+        column = every
+        ok = inside
+        x = tl.load(scores + column, mask=ok, other=0.0)
+        if HAS_VALID:
+            ok = ok & (tl.load(valid + column, mask=ok, other=0) != 0)
+            k = tl.minimum(k, tl.sum(ok.to(tl.int32), axis=1))
+        else:
+            k = tl.minimum(k, length)
+        key = _keys(x, ok, WIDE, DROP)
+        threshold = _kth_key(key, k)
+    else:
+        if WRITE_MASK:  # before the barrier; the chosen follow
+            tl.store(out_mask + every, tl.zeros((ROWS, BLOCK), tl.int1), mask=inside)
+        _, key, column, k, low, high = _shortlist(
+            scores, valid, length, k, shortlists + row[:, None] * SHORT,
+            HAS_VALID, WIDE, DROP, BLOCK, BLOCK_K, LOG, SHORT,
+        )  # fmt: skip
+        threshold = _reach(key, k, low, high, k)
+    chosen, slot = _first(key, threshold, k)
+    out_indices += row[:, None] * width
+    tl.store(out_indices + slot, (start[:, None] + column).to(tl.int64), mask=chosen)
+    if WRITE_MASK and LOG == 0:
+        tl.store(out_mask + column, chosen, mask=inside)
+    # The columns are read back, k in a row: to scatter values and mask from the whole row costs more.
+    tl.debug_barrier()
+    place = tl.arange(0, BLOCK_K)[None, :]
+    slots = (row < rows)[:, None] & (place < width)  # (ROWS, BLOCK_K)
+    used = slots & (place < k[:, None])
+    column = tl.load(out_indices + place, mask=used, other=0) - start[:, None]
+    value = tl.load(scores + column, mask=used, other=0.0)
+    tl.store(out_values + row[:, None] * width + place, value, mask=slots)
+    tl.store(out_indices + place, tl.full((ROWS, BLOCK_K), -1, tl.int64), mask=slots & (place >= k[:, None]))
+    if WRITE_MASK and LOG > 0:
+        tl.store(out_mask + column, tl.full((ROWS, BLOCK_K), 1, tl.int1), mask=used)
 
-    threshold = _kth_key(key, k, BITS=(64 if WIDE else 32) - DROP)
-    greater = key > threshold[:, None]
-    equal = (key == threshold[:, None]) & ok
-    spare = k - tl.sum(greater.to(tl.int32), axis=1)
-    chosen = greater | (equal & (tl.cumsum(equal.to(tl.int32), axis=1) <= spare[:, None]))
-    slot = tl.cumsum(chosen.to(tl.int32), axis=1) - 1
-    target = row[:, None] * width + slot
-    tl.store(out_indices + target, (start[:, None] + column[None, :]).to(tl.int64), mask=chosen)
-    tl.store(out_values + target, x, mask=chosen)
-    if WRITE_MASK:
-        tl.store(out_mask + (whole * n + start)[:, None] + column[None, :], chosen, mask=inside)
-    place = tl.arange(0, BLOCK_K)
-    empty = (row < rows)[:, None] & (place < width)[None, :] & (place[None, :] >= k[:, None])
-    rest = row[:, None] * width + place[None, :]
-    tl.store(out_indices + rest, tl.full((ROWS, BLOCK_K), -1, tl.int64), mask=empty)
-    tl.store(out_values + rest, tl.zeros((ROWS, BLOCK_K), x.dtype), mask=empty)
+
+def grouping(n: int, width: int) -> tuple[int, int]:
+    """The base-2 logarithm of the scores in a group, 0 for no groups, and the groups to look into.
+
+    Twice as many as must be chosen, so that the search for them can stop early. Groups grow with
+    the row: many small ones are many to search, few large ones leave many scores to look into.
+    """
+    block, short = triton.next_power_of_2(n), max(2 * triton.next_power_of_2(width), 64)
+    log = 2
+    while short << (2 * log + 2) <= block:
+        log += 1
+    return (log if short << log <= block // 2 else 0), short
+
+
+def launch_shape(block: int, halvings: int) -> dict[str, int]:
+    """Rows a program and its warps: 64 scores a thread where groups are formed, else 16."""
+    rows = 1 if halvings else max(1, 1024 // block)
+    return {"ROWS": rows, "num_warps": min(max(block * rows // (2048 if halvings else 512), 1), 16)}
 
 
 def fits(n: int, width: int) -> bool:
@@ -131,7 +251,7 @@ def hard_topk_rows(
         values (rows, width), indices (rows, width) int64, mask (rows, n) bool.
     """
     n = scores.shape[1]
-    if n > _ROOMY and width <= _CHUNK // 2:
+    if n > (MAX_BLOCK if grouping(n, width)[0] else _ROOMY) and width <= _CHUNK // 2:
         return _in_chunks(scores, ks, width, valid, want_mask)
     return _one_pass(scores, ks, width, valid, want_mask)
 
@@ -150,14 +270,15 @@ def _one_pass(
     if rows == 0 or n == 0:
         return values.fill_(0), indices.fill_(-1), mask
     block = max(triton.next_power_of_2(chunk), 16)
-    per_program = max(1, 1024 // block)
-    _hard_kernel[(triton.cdiv(rows, per_program),)](
-        scores, scores if valid is None else valid, ks, values, indices, mask,
+    halvings, short = grouping(chunk, width)
+    shortlist = torch.empty(rows, short, dtype=torch.int32, device=scores.device) if halvings else ks
+    shape = launch_shape(block, halvings)
+    _hard_kernel[(triton.cdiv(rows, shape["ROWS"]),)](
+        scores, scores if valid is None else valid, ks, values, indices, mask, shortlist,
         rows, n, width, scores.stride(0), 0 if valid is None else valid.stride(0), chunks, chunk,
         HAS_VALID=valid is not None, WRITE_MASK=want_mask,
         WIDE=scores.dtype == torch.float64, DROP=_DROP.get(scores.dtype, 0),
-        ROWS=per_program, BLOCK=block, BLOCK_K=max(triton.next_power_of_2(width), 16),
-        num_warps=min(max(block * per_program // 512, 1), 16),
+        BLOCK=block, BLOCK_K=max(triton.next_power_of_2(width), 16), LOG=halvings, SHORT=short, **shape,
     )  # fmt: skip
     return values, indices, mask
 

@@ -1,8 +1,8 @@
 """Sampling in Triton: top-k, top-p, min-p and the draw itself in one reading of the row.
 
-The k-th largest key is found by bisection on its bits, as in :mod:`topk_lib.kernels.hard`; the edge
-of the top-p set in the same way, with probabilities summed in place of keys counted. Nothing is
-sorted. The draw walks the kept entries in the order of position.
+The k-th largest key is found by halving, on a short list where k is small beside the row, as in
+:mod:`topk_lib.kernels.hard`; the edge of the top-p set in the same way, with probabilities summed in
+place of keys counted. Nothing is sorted. The draw walks the kept entries in the order of position.
 """
 
 from __future__ import annotations
@@ -12,35 +12,58 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from topk_lib.kernels.hard import _DROP, _keys, _kth_key, _widen
+from topk_lib.kernels.hard import (
+    _DROP,
+    _first,
+    _keys,
+    _kth_key,
+    _reach,
+    _shortlist,
+    _widen,
+    grouping,
+    launch_shape,
+)
 
-__all__ = ["MAX_BLOCK", "sample_rows"]
+__all__ = ["MAX_BLOCK", "fits", "sample_rows"]
 
-MAX_BLOCK = 16384
+MAX_BLOCK = 16384  # the longest row that is held whole
+
+
+def fits(n: int, width: int) -> bool:
+    """Whether one program draws from a row of n: it holds the row, or a short list of it."""
+    return n <= (2 * MAX_BLOCK if grouping(n, width)[0] else MAX_BLOCK)
 
 
 @triton.jit
 def _sample_kernel(  # type: ignore[no-untyped-def]
-    logits, ks, temperatures, top_ps, min_ps, uniforms, out,
+    logits, ks, temperatures, top_ps, min_ps, uniforms, out, shortlists,
     rows, n, stride,
     NUCLEUS: tl.constexpr, LEAST: tl.constexpr, WIDE: tl.constexpr, DROP: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, LOG: tl.constexpr, SHORT: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
-    column = tl.arange(0, BLOCK)  # (BLOCK,)
-    inside = (row < rows)[:, None] & (column < n)[None, :]  # (ROWS, BLOCK)
-    x = tl.load(logits + row[:, None] * stride + column[None, :], mask=inside, other=0.0)
     inf = float("inf")
-    broken = tl.sum((inside & ((x != x) | (x == inf))).to(tl.int32), axis=1) > 0
-    ok = inside & (x != -inf)
-    key = _keys(x, ok, WIDE, DROP)  # (ROWS, BLOCK)
     k = tl.load(ks + row, mask=row < rows, other=0)  # (ROWS,)
-    k = tl.minimum(k, tl.sum(ok.to(tl.int32), axis=1))
-    edge = _kth_key(key, k, BITS=(64 if WIDE else 32) - DROP)
-    greater = key > edge[:, None]
-    equal = (key == edge[:, None]) & ok
-    spare = k - tl.sum(greater.to(tl.int32), axis=1)
-    kept = greater | (equal & (tl.cumsum(equal.to(tl.int32), axis=1) <= spare[:, None]))
+    logits += row[:, None] * stride
+    if LOG == 0:
+        column = tl.arange(0, BLOCK)[None, :]
+        inside = (row < rows)[:, None] & (column < n)  # (ROWS, BLOCK)
+        x = tl.load(logits + column, mask=inside, other=0.0)
+        ok = inside & (x != -inf)
+        key = _keys(x, ok, WIDE, DROP)
+        k = tl.minimum(k, tl.sum(ok.to(tl.int32), axis=1))
+        edge = _kth_key(key, k)
+    else:
+        x, key, column, k, low, high = _shortlist(
+            logits, logits, tl.full((ROWS,), n, tl.int32), k, shortlists + row[:, None] * SHORT,
+            False, WIDE, DROP, BLOCK, BLOCK_K, LOG, SHORT,
+        )  # fmt: skip
+        inside = key > 0
+        ok = inside & (x != -inf)
+        edge = _reach(key, k, low, high, k)
+    broken = tl.max((inside & ((x != x) | (x == inf))).to(tl.int32), axis=1) > 0
+    kept, _ = _first(key, edge, k)
+    kept = kept & ok
 
     t = tl.load(temperatures + row, mask=row < rows, other=1.0)  # (ROWS,)
     s = _widen(x).to(t.dtype)
@@ -50,15 +73,15 @@ def _sample_kernel(  # type: ignore[no-untyped-def]
     if NUCLEUS:
         share = tl.load(top_ps + row, mask=row < rows, other=1.0)
         goal = share * tl.sum(p, axis=1)
-        # The largest key whose upper set weighs at least the goal.
-        edge = tl.sum(key ^ key, axis=1)
-        one = edge + 1
-        bit = (64 if WIDE else 32) - DROP
-        while bit > 0:
-            bit -= 1
-            candidate = edge | (one << bit.to(one.dtype))
-            mass = tl.sum(tl.where(key >= candidate[:, None], p, 0.0), axis=1)
-            edge = tl.where(mass >= goal, candidate, edge)
+        # The largest key whose upper set weighs at least the goal, which all that is kept does.
+        high = tl.max(key, axis=1)
+        open_rows = 1
+        while open_rows > 0:
+            middle = high - ((high - edge) >> 1)
+            enough = tl.sum(tl.where(key >= middle[:, None], p, 0.0), axis=1) >= goal
+            edge = tl.where(enough, middle, edge)
+            high = tl.where(enough | (middle == edge), high, middle - 1)
+            open_rows = tl.max((edge < high).to(tl.int32), axis=0)
         greater = key > edge[:, None]
         above = tl.sum(tl.where(greater, p, 0.0), axis=1)
         equal = kept & (key == edge[:, None])
@@ -75,8 +98,8 @@ def _sample_kernel(  # type: ignore[no-untyped-def]
     u = tl.load(uniforms + row, mask=row < rows, other=0.0).to(t.dtype)
     walk = tl.cumsum(p, axis=1)
     past = kept & (walk > (u * tl.sum(p, axis=1))[:, None])
-    first = tl.min(tl.where(past, column[None, :], n), axis=1)
-    last = tl.max(tl.where(kept, column[None, :], -1), axis=1)
+    first = tl.min(tl.where(past, column, n), axis=1)
+    last = tl.max(tl.where(kept, column, -1), axis=1)
     drawn = tl.where(broken, -1, tl.minimum(first, last))
     tl.store(out + row, drawn.to(tl.int64), mask=row < rows)
 
@@ -88,16 +111,18 @@ def sample_rows(
     top_ps: Tensor | None,
     min_ps: Tensor | None,
     uniforms: Tensor,
+    width: int,
 ) -> Tensor:
     """Draw one entry of each row.
 
     Args:
-        logits: (rows, n), n <= MAX_BLOCK, contiguous along n.
+        logits: (rows, n), contiguous along n; :func:`fits` must say yes.
         ks: (rows,) int32, at least 1.
         temperatures: (rows,) float32 (float64 for float64 logits).
         top_ps: the same, in (0, 1], or None.
         min_ps: the same, in [0, 1], or None.
         uniforms: (rows,) in [0, 1).
+        width: no k is larger.
 
     Returns:
         (rows,) int64; -1 in a row that holds NaN or +inf, or nothing but -inf.
@@ -106,13 +131,15 @@ def sample_rows(
     out = logits.new_empty(rows, dtype=torch.int64)
     if rows:
         block = max(triton.next_power_of_2(n), 16)
-        per_program = max(1, 1024 // block)
-        _sample_kernel[(triton.cdiv(rows, per_program),)](
+        halvings, short = grouping(n, width)
+        shape = launch_shape(block, halvings)
+        shortlists = torch.empty(rows, short, dtype=torch.int32, device=logits.device) if halvings else ks
+        _sample_kernel[(triton.cdiv(rows, shape["ROWS"]),)](
             logits, ks, temperatures, temperatures if top_ps is None else top_ps,
-            temperatures if min_ps is None else min_ps, uniforms, out,
+            temperatures if min_ps is None else min_ps, uniforms, out, shortlists,
             rows, n, logits.stride(0),
             NUCLEUS=top_ps is not None, LEAST=min_ps is not None,
             WIDE=logits.dtype == torch.float64, DROP=_DROP.get(logits.dtype, 0),
-            ROWS=per_program, BLOCK=block, num_warps=min(max(block * per_program // 512, 1), 16),
+            BLOCK=block, BLOCK_K=max(triton.next_power_of_2(width), 16), LOG=halvings, SHORT=short, **shape,
         )  # fmt: skip
     return out

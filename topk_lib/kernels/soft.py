@@ -1,5 +1,6 @@
 """Soft top-k in Triton: tau by Newton's method around the k-th largest, and the closed-form gradient.
 
+The steps end when every row of the program is solved; halving a bracket bounds their number.
 A program holds a row in registers, so that the forward pass reads it once and writes it once; the
 backward pass reads scores and gradient once and writes once. The link is a compile-time constant.
 """
@@ -17,8 +18,12 @@ __all__ = ["MAX_BLOCK", "soft_backward_rows", "soft_topk_rows"]
 
 MAX_BLOCK = 32768
 _LINKS = {"sigmoid": 0, "laplace": 1, "clip": 2, "exp": 3}
-# Halving alone finds delta in so many steps; beyond FAR a weight is 0 or 1, as on a CPU.
-_SOLVER = {torch.float32: {"STEPS": 40, "FAR": 60.0}, torch.float64: {"STEPS": 60, "FAR": 300.0}}
+# Halving alone finds delta in so many steps; beyond FAR a weight is 0 or 1, as on a CPU. A step below
+# EPS, twice the type's own, moves no weight: f rises by 1 at most where z does.
+_SOLVER = {
+    torch.float32: {"STEPS": 40, "FAR": 60.0, "EPS": 2.0**-22},
+    torch.float64: {"STEPS": 60, "FAR": 300.0, "EPS": 2.0**-51},
+}
 
 
 @triton.jit
@@ -42,16 +47,10 @@ def _link(z, LINK: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _sum_at(u, live, delta, LINK: tl.constexpr):  # type: ignore[no-untyped-def]
-    f, d = _link(u - delta[:, None], LINK)
-    return tl.sum(tl.where(live, f, 0.0), axis=1), tl.sum(tl.where(live, d, 0.0), axis=1)
-
-
-@triton.jit
 def _forward_kernel(  # type: ignore[no-untyped-def]
     scores, valid, ks, temperatures, weights, taus,
     rows, n, score_stride, valid_stride,
-    HAS_VALID: tl.constexpr, LINK: tl.constexpr, STEPS: tl.constexpr, FAR: tl.constexpr,
+    HAS_VALID: tl.constexpr, LINK: tl.constexpr, STEPS: tl.constexpr, FAR: tl.constexpr, EPS: tl.constexpr,
     WIDE: tl.constexpr, DROP: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
@@ -79,24 +78,35 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     # tau = pivot + t * delta. Scores near the threshold lose nothing when the k-th largest is taken
     # off, and what lies FAR away has weight 0 or 1, so that numbers of every size will do.
     key = _keys(x, live, WIDE, DROP)
-    edge = _kth_key(key, tl.where(solve, tl.ceil(left), 1.0).to(tl.int32), BITS=(64 if WIDE else 32) - DROP)
+    edge = _kth_key(key, tl.where(solve, tl.ceil(left), 1.0).to(tl.int32))
     pivot = tl.min(tl.where(live & (key >= edge[:, None]), s, inf), axis=1)
     pivot = tl.where(solve, pivot, 0.0)
     u = tl.where(live, (s - pivot[:, None]) / t[:, None], 0.0)
     u = tl.minimum(tl.maximum(u, -FAR), FAR)
+    u = tl.where(live, u, -4 * FAR)  # weighs nothing, wherever delta goes
     delta = left - left
     low = delta - FAR
     high = delta + FAR
     before = delta + inf
-    for _ in range(STEPS):
-        total, slope = _sum_at(u, live, delta, LINK)
+    step = 0
+    open_rows = 1
+    while (step < STEPS) & (open_rows > 0):
+        f, d = _link(u - delta[:, None], LINK)
+        total = tl.sum(f, axis=1)
+        slope = tl.sum(d, axis=1)
         excess = tl.where(solve, total - left, 0.0)
         low = tl.where(excess > 0, delta, low)
         high = tl.where(excess < 0, delta, high)
-        newton = delta + excess / tl.where(slope > 0, slope, 1.0)
+        # Newton's step for log(total), which is nearly a line where tails are summed: fewer steps.
+        slope_or_1 = tl.where(slope > 0, slope, 1.0)
+        newton = delta + total / slope_or_1 * tl.log(total / tl.where(solve, left, 1.0))
         good = (slope > 0) & (newton > low) & (newton < high) & (tl.abs(excess) < before / 2)
         before = tl.abs(excess)
-        delta = tl.where(excess == 0, delta, tl.where(good, newton, (low + high) / 2))
+        after = tl.where(excess == 0, delta, tl.where(good, newton, (low + high) / 2))
+        moved = tl.abs(after - delta) > EPS * tl.maximum(tl.abs(delta), 1.0)
+        delta = after
+        step += 1
+        open_rows = tl.max(moved.to(tl.int32), axis=0)
 
     f, _ = _link(u - delta[:, None], LINK)
     all_in = k - tops >= count
@@ -154,7 +164,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
 def _shape(n: int) -> dict[str, int]:
     block = max(triton.next_power_of_2(n), 16)
     per_program = max(1, 1024 // block)
-    return {"BLOCK": block, "ROWS": per_program, "num_warps": min(max(block * per_program // 512, 1), 16)}
+    return {"BLOCK": block, "ROWS": per_program, "num_warps": min(max(block * per_program // 1024, 1), 16)}
 
 
 def soft_topk_rows(

@@ -196,14 +196,17 @@ def _draw(
     if use_triton(flat.device):
         from topk_lib.kernels import sample as kernels
 
-        if flat.shape[1] > kernels.MAX_BLOCK >= width:  # the survivors fit, the row does not
+        # The survivors fit, the row does not.
+        if width <= kernels.MAX_BLOCK and not kernels.fits(flat.shape[1], width):
             flat, column, _ = hard_topk(flat, per_row)
             flat = flat.masked_fill(column < 0, -torch.inf)
-        if 0 < flat.shape[1] <= kernels.MAX_BLOCK:
+        if flat.shape[1] > 0 and kernels.fits(flat.shape[1], width):
             wide = torch.float64 if flat.dtype == torch.float64 else torch.float32
             p, least = (None if x is None else x.to(wide).contiguous() for x in (top_p, min_p))
             t = held(temperature, wide).to(wide).contiguous()
-            drawn = kernels.sample_rows(flat.contiguous(), per_row.int(), t, p, least, uniform.contiguous())
+            drawn = kernels.sample_rows(
+                flat.contiguous(), per_row.int(), t, p, least, uniform.contiguous(), width
+            )
             if column is not None:
                 drawn = column.gather(1, drawn.clamp(min=0)[:, None])[:, 0].where(drawn >= 0, -1)
             return drawn
