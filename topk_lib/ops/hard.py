@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from topk_lib.ops import native
 from topk_lib.ops.arguments import check_scores, last, rows_of_k, untraced
 from topk_lib.ops.backend import fold_batch, use_triton
 from topk_lib.ops.hard_cpu import by_threshold
@@ -64,6 +65,14 @@ def hard_topk(
         >>> hard_topk(torch.tensor([0.2, 0.9, 0.9, 0.5]), 2).indices
         tensor([1, 2])
     """
+    if type(k) is int and valid is None and order == "position" and native.plain(scores, dim):
+        n = scores.shape[-1]
+        if 0 <= k <= n:
+            shape = (*scores.shape[:-1], k)
+            values, indices = scores.new_empty(shape), scores.new_empty(shape, dtype=torch.int64)
+            mask = scores.new_empty(scores.shape, dtype=torch.bool)
+            native.choose(scores, k, values=values, indices=indices, mask=mask)
+            return Selection(values, indices, mask)
     check_scores("scores", scores, valid)
     if order not in ("position", "value"):
         raise ValueError(f'order must be "position" or "value", got {order!r}')
@@ -93,6 +102,10 @@ def topk_mask(scores: Tensor, k: int | Tensor, *, dim: int = -1, valid: Tensor |
 
     Its shape does not depend on the numbers in ``k``, so that one k per row compiles and exports, too.
     """
+    if type(k) is int and valid is None and native.plain(scores, dim) and 0 <= k <= scores.shape[-1]:
+        mask = scores.new_empty(scores.shape, dtype=torch.bool)
+        native.choose(scores, k, mask=mask)
+        return mask
     check_scores("scores", scores, valid)
     rows, ok = last(scores, valid, dim)
     width, per_row = rows_of_k(k, rows, unseen_width=rows.shape[-1])
@@ -132,11 +145,16 @@ def _choose(flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None)
 def _choose_on_cpu(
     flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    if native.compiled() and flat.shape[1] < 2**31:
+        indices = flat.new_empty((len(flat), width), dtype=torch.int64)
+        mask = flat.new_empty(flat.shape, dtype=torch.bool)
+        native.choose(flat, width, per_row, ok, indices=indices, mask=mask)
+        return indices, mask
     scores = (flat if flat.dtype in (torch.float32, torch.float64) else flat.float()).numpy()
-    indices, mask = by_threshold(
+    found = by_threshold(
         scores, width, None if per_row is None else per_row.numpy(), None if ok is None else ok.numpy()
     )
-    return torch.from_numpy(indices), torch.from_numpy(mask)
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
 
 torch.library.impl("topk_lib::choose", "CompositeExplicitAutograd", _choose)
