@@ -65,14 +65,10 @@ def hard_topk(
         >>> hard_topk(torch.tensor([0.2, 0.9, 0.9, 0.5]), 2).indices
         tensor([1, 2])
     """
-    if type(k) is int and valid is None and order == "position" and native.plain(scores, dim):
-        n = scores.shape[-1]
-        if 0 <= k <= n:
-            shape = (*scores.shape[:-1], k)
-            values, indices = scores.new_empty(shape), scores.new_empty(shape, dtype=torch.int64)
-            mask = scores.new_empty(scores.shape, dtype=torch.bool)
-            native.choose(scores, k, values=values, indices=indices, mask=mask)
-            return Selection(values, indices, mask)
+    if type(k) is int and valid is None and order == "position":
+        found = native.topk(scores, k, dim)
+        if found is not None:
+            return Selection(*found)
     check_scores("scores", scores, valid)
     if order not in ("position", "value"):
         raise ValueError(f'order must be "position" or "value", got {order!r}')
@@ -102,9 +98,8 @@ def topk_mask(scores: Tensor, k: int | Tensor, *, dim: int = -1, valid: Tensor |
 
     Its shape does not depend on the numbers in ``k``, so that one k per row compiles and exports, too.
     """
-    if type(k) is int and valid is None and native.plain(scores, dim) and 0 <= k <= scores.shape[-1]:
-        mask = scores.new_empty(scores.shape, dtype=torch.bool)
-        native.choose(scores, k, mask=mask)
+    mask = native.topk_mask(scores, k, dim) if type(k) is int and valid is None else None
+    if mask is not None:
         return mask
     check_scores("scores", scores, valid)
     rows, ok = last(scores, valid, dim)
@@ -145,7 +140,7 @@ def _choose(flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None)
 def _choose_on_cpu(
     flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    if native.compiled() and flat.shape[1] < 2**31:
+    if native.serves(flat.shape[1]):
         indices = flat.new_empty((len(flat), width), dtype=torch.int64)
         mask = flat.new_empty(flat.shape, dtype=torch.bool)
         native.choose(flat, width, per_row, ok, indices=indices, mask=mask)

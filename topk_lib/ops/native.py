@@ -18,51 +18,75 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topk_lib.ops.arguments import transformed, untraced
-from topk_lib.ops.hard_cpu import in_pieces
+from topk_lib.ops.arguments import plain
 
-__all__ = ["choose", "compiled", "plain"]
+__all__ = ["choose", "module", "serves", "threads", "topk", "topk_mask"]
 
 _KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
-_LONGEST = 2**31 - 1
+_TOO_LONG = 2**31
 
-_module: Any = None
+module: Any = None
 with contextlib.suppress(ImportError):
-    _module = importlib.import_module("topk_lib.ops._native")
+    module = importlib.import_module("topk_lib.ops._native")
 
 
 @functools.cache
-def _shares() -> bool:
-    """Give the compiled code PyTorch's own threads; whether there are any to be had."""
+def _shared() -> bool:
+    """Lend the compiled code PyTorch's own threads; False where there are none of a kind it can use."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
-        _module.share(ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value)
-        # In a process that was forked OpenMP waits forever for threads that were left behind.
-        os.register_at_fork(after_in_child=functools.partial(_module.share, 0))
+        module.share(ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value)
+        # In a process that was forked OpenMP would wait forever for threads that were left behind.
+        os.register_at_fork(after_in_child=functools.partial(module.share, 0))
         return True
     return False
 
 
-def compiled() -> bool:
-    """Whether the compiled code is there and ``TOPK_BACKEND`` does not ask for NumPy."""
-    return _module is not None and not (_module.named() and os.environ["TOPK_BACKEND"] == "numpy")
+def threads() -> int:
+    """How many threads the compiled code may use."""
+    most = torch.get_num_threads()
+    return most if most > 1 and _shared() else 1
 
 
-def plain(scores: Tensor, dim: int) -> bool:
-    """Whether the compiled code may be called with nothing in between: a tensor of a CPU whose rows lie one
-    after the other, which nothing traces or differentiates, and no backend asked for.
+def serves(n: int) -> bool:
+    """Whether rows of n entries are for the compiled code: ``TOPK_BACKEND`` may ask for NumPy."""
+    asked = module is not None and module.named() and os.environ.get("TOPK_BACKEND") == "numpy"
+    return module is not None and not asked and n < _TOO_LONG
+
+
+def topk(scores: Tensor, k: int, dim: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Values, indices and mask of a plain tensor, in as few steps of Python as can be; None where it is not
+    plain, a backend is asked for, or ``k`` is wrong.
     """
-    return (
-        untraced(scores)
-        and _module is not None
-        and scores.is_cpu
-        and scores.is_contiguous()
-        and scores.dtype in _KINDS
-        and 0 < scores.dim()
-        and dim in (-1, scores.dim() - 1)
-        and not (scores.requires_grad and torch.is_grad_enabled())
-        and not transformed()
-        and not _module.named()
-    )
+    if not plain(scores, dim) or module is None or module.named():
+        return None
+    *lead, n = scores.shape
+    if not 0 <= k <= n < _TOO_LONG:
+        return None
+    rows = scores.numel() // n if n else 0
+    values = scores.new_empty(*lead, k)
+    indices = scores.new_empty(*lead, k, dtype=torch.int64)
+    mask = scores.new_empty(*lead, n, dtype=torch.bool)
+    module.hard(
+        1 if rows < 2 else threads(), scores.data_ptr(), _KINDS[scores.dtype], rows, n, n, 1, k, 0, 0, 0, 0,
+        values.data_ptr(), indices.data_ptr(), mask.data_ptr(),
+    )  # fmt: skip
+    return values, indices, mask
+
+
+def topk_mask(scores: Tensor, k: int, dim: int) -> Tensor | None:
+    """The mask of :func:`topk` alone."""
+    if not plain(scores, dim) or module is None or module.named():
+        return None
+    n = scores.shape[-1]
+    if not 0 <= k <= n < _TOO_LONG:
+        return None
+    rows = scores.numel() // n if n else 0
+    mask = torch.empty_like(scores, dtype=torch.bool)
+    module.hard(
+        1 if rows < 2 else threads(), scores.data_ptr(), _KINDS[scores.dtype], rows, n, n, 1, k, 0, 0, 0, 0,
+        0, 0, mask.data_ptr(),
+    )  # fmt: skip
+    return mask
 
 
 def choose(
@@ -78,8 +102,7 @@ def choose(
     """Hard top-k of the rows; writes only the results that are given.
 
     Args:
-        flat: (rows, n) float16, bfloat16, float32 or float64, on a CPU, of any strides; or, contiguous,
-            (..., n).
+        flat: (rows, n) float16, bfloat16, float32 or float64, on a CPU, of any strides, n < 2**31.
         width: the largest k.
         per_row: (rows,) int64, one k a row; ``width`` in each where None.
         ok: (rows, n) bool of any strides, True for entries that may be chosen; all where None.
@@ -87,18 +110,14 @@ def choose(
         indices: (rows, width) int64.
         mask: (rows, n) bool. All three are contiguous.
     """
-    n = flat.shape[-1]
-    rows = flat.numel() // n if n else 0
-    threads = 1 if rows < 2 else torch.get_num_threads()
-    row_step, step = (n, 1) if flat.is_contiguous() else flat.stride()
-    _module.hard(
-        threads if threads > 1 and _shares() else 1,
+    rows, n = flat.shape
+    module.hard(
+        1 if rows < 2 else threads(),
         flat.data_ptr(),
         _KINDS[flat.dtype],
         rows,
         n,
-        row_step,
-        step,
+        *flat.stride(),
         width,
         0 if per_row is None else per_row.data_ptr(),
         *((0, 0, 0) if ok is None else (ok.data_ptr(), *ok.stride())),

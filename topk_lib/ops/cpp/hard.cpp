@@ -5,11 +5,10 @@
 #include <cstring>
 
 #include "keys.h"
+#include "pack.h"
 
 namespace topk {
 namespace {
-
-constexpr int64_t block = 64;
 
 template <class Key>
 using Select = Edge<Key> (*)(Key* x, int64_t m, int64_t k);  // kth_largest
@@ -24,7 +23,7 @@ INLINE int64_t after_ties(const R& row, typename R::Key key, int64_t room) {
 
 // Choose the entries above `first` up to `middle` and those above `then` from there on. Exactly k are; their
 // places are written where `out` is not null.
-template <class R>
+template <class Pack, class R>
 INLINE void reach(const R& row, int64_t n, int64_t k, typename R::Key first, int64_t middle,
                   typename R::Key then, int64_t* out, uint8_t* mask) {
     int64_t found = 0;
@@ -41,20 +40,18 @@ INLINE void reach(const R& row, int64_t n, int64_t k, typename R::Key first, int
             for (int64_t i = 0; i < size; ++i) hit[i] = row.at(start + i) > than;
         }
         if (!out) continue;
-        if (size == block) {
-            int64_t eight[block / 8], any = 0;
-            std::memcpy(eight, hit, block);
-            for (int64_t i = 0; i < block / 8; ++i) any |= eight[i];
-            if (!any) continue;
-        }
-        if (found + size < k) {  // one place too many may be written
-            for (int64_t i = 0; i < size; ++i) {
+        if (size < block) {
+            for (int64_t i = 0; i < size && found < k; ++i) {
                 out[found] = start + i;
                 found += hit[i];
             }
+        } else if (found + block <= k) {
+            found += Pack::places(hit, start, out + found);
         } else {
-            for (int64_t i = 0; i < size; ++i)
-                if (hit[i]) out[found++] = start + i;
+            int64_t spare[block];
+            const int64_t more = Pack::places(hit, start, spare);
+            for (int64_t i = 0; i < more; ++i) out[found + i] = spare[i];
+            found += more;
         }
     }
 }
@@ -136,7 +133,7 @@ INLINE int64_t block_size(int64_t n, int64_t k) {
 
 // Any k of the `able` entries that may be chosen. The edge is the k-th largest: what lies above it is chosen, and
 // of the entries equal to it the first.
-template <class R>
+template <class Pack, class R>
 INLINE void choose_row(const R& row, int64_t n, int64_t k, int64_t able, Select<typename R::Key> select,
                        void* memory, int64_t* indices, uint8_t* mask) {
     using Key = typename R::Key;
@@ -153,10 +150,10 @@ INLINE void choose_row(const R& row, int64_t n, int64_t k, int64_t able, Select<
         first = Key(edge.key - 1);
         then = edge.key;
     }
-    reach(row, n, k, first, middle, then, indices, mask);
+    reach<Pack>(row, n, k, first, middle, then, indices, mask);
 }
 
-template <class S>
+template <class Pack, class S>
 INLINE void rows_of(const Hard& job, int64_t begin, int64_t end, void* memory, Select<typename S::Key> select) {
     using Key = typename S::Key;
     const int64_t n = job.n, width = job.width;
@@ -172,9 +169,9 @@ INLINE void rows_of(const Hard& job, int64_t begin, int64_t end, void* memory, S
             int64_t able = 0;
             for (int64_t i = 0; i < n; ++i) able += valid[i * valid_step];
             if (k > able) k = able;
-            choose_row(Masked<S>{x, valid, job.step, valid_step}, n, k, able, select, memory, indices, mask);
+            choose_row<Pack>(Masked<S>{x, valid, job.step, valid_step}, n, k, able, select, memory, indices, mask);
         } else {
-            choose_row(Plain<S>{x}, n, k, n, select, memory, indices, mask);
+            choose_row<Pack>(Plain<S>{x}, n, k, n, select, memory, indices, mask);
         }
         if (!indices) continue;
         Key* values = job.values ? static_cast<Key*>(job.values) + r * width : nullptr;
@@ -189,34 +186,34 @@ INLINE void rows_of(const Hard& job, int64_t begin, int64_t end, void* memory, S
 
 // One function for each kind of score and each set of instructions.
 using Rows = void (*)(const Hard&, int64_t, int64_t, void*);
-#define SELECT(NAME, TARGET, KEY) \
-    TARGET Edge<KEY> NAME(KEY* x, int64_t m, int64_t k) { return kth_largest(x, m, k); }
-#define ROWS(NAME, TARGET, KIND, SELECT) \
+#define SELECT(NAME, TARGET, PACK, KEY) \
+    TARGET Edge<KEY> NAME(KEY* x, int64_t m, int64_t k) { return kth_largest<PACK>(x, m, k); }
+#define ROWS(NAME, TARGET, PACK, KIND, SELECT)                                     \
     TARGET void NAME(const Hard& job, int64_t begin, int64_t end, void* memory) { \
-        rows_of<KIND>(job, begin, end, memory, SELECT); \
+        rows_of<PACK, KIND>(job, begin, end, memory, SELECT);                      \
     }
-#define FOUR_KINDS(NAME, TARGET)                 \
-    SELECT(NAME##kth16, TARGET, int16_t)         \
-    SELECT(NAME##kth32, TARGET, int32_t)         \
-    SELECT(NAME##kth64, TARGET, int64_t)         \
-    ROWS(NAME##0, TARGET, Float16, NAME##kth16)  \
-    ROWS(NAME##1, TARGET, BFloat16, NAME##kth16) \
-    ROWS(NAME##2, TARGET, Float32, NAME##kth32)  \
-    ROWS(NAME##3, TARGET, Float64, NAME##kth64)
+#define FOUR_KINDS(NAME, TARGET, PACK)                 \
+    SELECT(NAME##kth16, TARGET, PACK, int16_t)         \
+    SELECT(NAME##kth32, TARGET, PACK, int32_t)         \
+    SELECT(NAME##kth64, TARGET, PACK, int64_t)         \
+    ROWS(NAME##0, TARGET, PACK, Float16, NAME##kth16)  \
+    ROWS(NAME##1, TARGET, PACK, BFloat16, NAME##kth16) \
+    ROWS(NAME##2, TARGET, PACK, Float32, NAME##kth32)  \
+    ROWS(NAME##3, TARGET, PACK, Float64, NAME##kth64)
 
-FOUR_KINDS(plain, )
+FOUR_KINDS(plain, , Any)
 #if defined(__GNUC__) && defined(__x86_64__)
-FOUR_KINDS(avx2_, __attribute__((target("avx2"))))
-FOUR_KINDS(avx512_, __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"))))
+FOUR_KINDS(avx2_, AVX2, Avx2)
+FOUR_KINDS(avx512_, AVX512, Avx512)
 #define LEVELS 3
 const Rows table[LEVELS][4] = {{plain0, plain1, plain2, plain3},
                                {avx2_0, avx2_1, avx2_2, avx2_3},
                                {avx512_0, avx512_1, avx512_2, avx512_3}};
 int best() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("popcnt"))
         return 2;
-    return __builtin_cpu_supports("avx2") ? 1 : 0;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt") ? 1 : 0;
 }
 #else
 #define LEVELS 1

@@ -4,6 +4,7 @@
 // into instructions on 8, 16 or 32 numbers at once. hard.cpp has them compiled several times.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 // Everything is drawn into the functions of hard.cpp, each of which is compiled for its own instructions.
@@ -38,8 +39,9 @@ struct Scores {
     using Key = Bits;
     static INLINE Key key(Bits bits) {
         const Bits size = Bits(bits & largest<Bits>);
-        const Bits ordered = bits < 0 ? Bits(-size) : size;
-        return size > infinity ? largest<Bits> : ordered;
+        // All ones, or 0: a condition that no compiler turns back into a jump.
+        const Bits minus = Bits(-Bits(bits < 0)), nan = Bits(-Bits(size > infinity));
+        return Bits((((size ^ minus) - minus) & ~nan) | (largest<Bits> & nan));
     }
 };
 using Float16 = Scores<int16_t, 0x7c00>;
@@ -72,21 +74,19 @@ struct Edge {
 
 constexpr int few = 32;
 
-// `few` keys in descending order: each is put where its rank says. No branch, so nothing to guess wrong.
+// Of `few` keys the one with `at` keys before it in descending order. Each is compared with each: that is soon
+// done many at a time, and has no branch that a processor could guess wrong.
 template <class Key>
-INLINE void sort_few(const Key* in, Key* out) {
-    Key rank[few] = {};
-    for (int j = 0; j < few; ++j) {
-        const Key other = in[j];
-        for (int i = 0; i < few; ++i) rank[i] += Key(other > in[i]) + Key((other == in[i]) & (Key(j) < Key(i)));
+INLINE Key one_of_few(const Key* in, Key at) {
+    Key larger[few] = {};
+    for (int j = 0; j < few; ++j)
+        for (int i = 0; i < few; ++i) larger[i] += Key(in[j] > in[i]);
+    Key found = largest<Key>;
+    for (int i = 0; i < few; ++i) {
+        const Key key = larger[i] <= at ? in[i] : largest<Key>;
+        found = key < found ? key : found;
     }
-    for (int i = 0; i < few; ++i) out[rank[i]] = in[i];
-}
-
-INLINE int64_t root(int64_t x) {  // rounded up, without a function of the standard library
-    int64_t r = 1;
-    while (r * r < x) r += r < 16 ? 1 : r / 8;
-    return r;
+    return found;
 }
 
 template <class Key>
@@ -105,53 +105,34 @@ INLINE void count(const Key* x, int64_t m, Key than, int64_t& above, int64_t& sa
     }
 }
 
-// Keep the keys above (or below) `than`, in order. Every key is written, and the place moves on only if it
-// counts: one key a step, and no branch.
-template <bool above, class Key>
-INLINE int64_t keep(Key* x, int64_t m, Key than) {
-    int64_t kept = 0;
-    for (int64_t i = 0; i < m; ++i) {
-        const Key key = x[i];
-        x[kept] = key;
-        kept += above ? key > than : key < than;
-    }
-    return kept;
-}
-
 // The k-th largest of m keys, 1 <= k <= m, which are shuffled and lost.
 //
 // A pivot parts the keys; the part that holds the k-th largest is kept; and so on. Any pivot is right. A good
 // one lies just beyond the k-th largest: a sample of 32 keys tells where that is, give or take.
-template <class Key>
+template <class Pack, class Key>
 INLINE Edge<Key> kth_largest(Key* x, int64_t m, int64_t k) {
     for (;;) {
-        if (m <= few) {
-            for (int64_t i = 0;; ++i) {
-                Key more = 0, equal = 0;
-                for (int64_t j = 0; j < m; ++j) {
-                    more += Key(x[j] > x[i]);
-                    equal += Key(x[j] == x[i]);
-                }
-                if (more < k && k <= more + equal) return {x[i], k - more, equal};
-            }
-        }
-        Key sample[few], sorted[few];
-        for (int i = 0; i < few; ++i) sample[i] = x[i * (m - 1) / (few - 1)];
-        sort_few(sample, sorted);
-        // The rank in the sample is k / m of it, and its spread sqrt(q (1 - q) / 32) of it.
-        const int64_t rank = k * few / m, spread = root(k * (m - k) / (m / few) / m) + 1;
-        const bool from_above = 2 * k <= m;
-        int64_t at = from_above ? rank + spread : rank - spread;
-        at = at < 0 ? 0 : at >= few ? few - 1 : at;
-        const Key pivot = sorted[at];
+        Key sample[few];
         int64_t more, equal;
+        if (m <= few) {
+            for (int i = 0; i < few; ++i) sample[i] = i < m ? x[i] : never<Key>;
+            const Key edge = one_of_few(sample, Key(k - 1));
+            count(sample, few, edge, more, equal);
+            return {edge, k - more, equal};
+        }
+        const int64_t stride = (m - 1) / (few - 1);
+        for (int i = 0; i < few; ++i) sample[i] = x[i * stride];
+        // The rank in the sample is k / m of it, and its spread sqrt(q (1 - q) / 32) of it.
+        const float q = float(k) / float(m), rank = q * few, spread = 1 + std::sqrt(q * (1 - q) * few);
+        const int64_t at = int64_t(2 * k <= m ? rank + spread : rank - spread);
+        const Key pivot = one_of_few(sample, Key(at < 0 ? 0 : at >= few ? few - 1 : at));
         count(x, m, pivot, more, equal);
         if (k <= more) {
-            m = keep<true>(x, m, pivot);
+            m = Pack::template keep<true>(x, m, pivot);
         } else if (k <= more + equal) {
             return {pivot, k - more, equal};
         } else {
-            m = keep<false>(x, m, pivot);
+            m = Pack::template keep<false>(x, m, pivot);
             k -= more + equal;
         }
     }
