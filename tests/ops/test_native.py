@@ -1,4 +1,4 @@
-"""What is compiled: the kernels for real cards (Triton's interpreter accepts more), the C++ of the CPU path."""
+"""What is compiled: the kernels, for real cards (the interpreter accepts more), and the C++ of a CPU."""
 
 from __future__ import annotations
 

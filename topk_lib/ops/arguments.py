@@ -49,7 +49,7 @@ def plain(scores: Any, dim: int) -> bool:
         and scores.is_cpu
         and scores.is_contiguous()
         and scores.dtype in _DTYPES
-        and 0 < scores.dim()
+        and scores.dim() > 0
         and dim in (-1, scores.dim() - 1)
         and not (scores.requires_grad and torch.is_grad_enabled())
         and not transformed()
