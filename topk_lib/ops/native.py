@@ -20,7 +20,7 @@ from torch import Tensor
 
 from topk_lib.ops.arguments import plain
 
-__all__ = ["choose", "module", "serves", "threads", "topk", "topk_mask"]
+__all__ = ["choose", "module", "ready", "sample", "serves", "threads", "topk", "topk_mask"]
 
 _KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 _TOO_LONG = 2**31
@@ -53,15 +53,21 @@ def serves(n: int) -> bool:
     return module is not None and not asked and n < _TOO_LONG
 
 
+def ready(scores: Tensor, k: int, dim: int = -1) -> bool:
+    """Whether the compiled code may be called directly: no backend is asked for, and k is possible."""
+    return (
+        module is not None
+        and plain(scores, dim)
+        and not module.named()
+        and 0 <= k <= scores.shape[-1] < _TOO_LONG
+    )
+
+
 def topk(scores: Tensor, k: int, dim: int) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Values, indices and mask of a plain tensor, in as few steps of Python as can be; None where it is not
-    plain, a backend is asked for, or ``k`` is wrong.
-    """
-    if not plain(scores, dim) or module is None or module.named():
+    """Values, indices and mask in as few steps of Python as can be; None where not :func:`ready`."""
+    if not ready(scores, k, dim):
         return None
     *lead, n = scores.shape
-    if not 0 <= k <= n < _TOO_LONG:
-        return None
     rows = scores.numel() // n if n else 0
     values = scores.new_empty(*lead, k)
     indices = scores.new_empty(*lead, k, dtype=torch.int64)
@@ -75,11 +81,9 @@ def topk(scores: Tensor, k: int, dim: int) -> tuple[Tensor, Tensor, Tensor] | No
 
 def topk_mask(scores: Tensor, k: int, dim: int) -> Tensor | None:
     """The mask of :func:`topk` alone."""
-    if not plain(scores, dim) or module is None or module.named():
+    if not ready(scores, k, dim):
         return None
     n = scores.shape[-1]
-    if not 0 <= k <= n < _TOO_LONG:
-        return None
     rows = scores.numel() // n if n else 0
     mask = torch.empty_like(scores, dtype=torch.bool)
     module.hard(
@@ -87,6 +91,29 @@ def topk_mask(scores: Tensor, k: int, dim: int) -> Tensor | None:
         0, 0, mask.data_ptr(),
     )  # fmt: skip
     return mask
+
+
+def sample(
+    logits: Tensor, k: int, temperature: float, top_p: float, min_p: float, seed: int | Tensor
+) -> Tensor:
+    """One of the k most likely entries of each row, (...) int64, -1 where nothing can be drawn.
+
+    Args:
+        logits: (..., n), for which :func:`ready` holds.
+        k, temperature, top_p, min_p: as in ``sample_topk``, checked; 1 and 0 leave all.
+        seed: (...) int64, contiguous; or that of the first row, which grows by 1 a row.
+    """
+    *lead, n = logits.shape
+    rows = logits.numel() // n
+    columns = logits.new_empty(lead, dtype=torch.int64)
+    wide = torch.finfo(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    heat = min(max(float(temperature), 4 * wide.tiny), wide.max / 1024)  # as in soft_torch.held
+    seeds, first = (seed.data_ptr(), 0) if isinstance(seed, Tensor) else (0, seed)
+    module.sample(
+        1 if rows < 2 else threads(), logits.data_ptr(), _KINDS[logits.dtype], rows, n, k,
+        heat, top_p, min_p, seeds, first, columns.data_ptr(),
+    )  # fmt: skip
+    return columns
 
 
 def choose(
