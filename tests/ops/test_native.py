@@ -113,3 +113,9 @@ def test_threads_share_the_rows() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert run.stdout.split() == ["done", "0"], run.stderr
+
+
+@built
+def test_a_k_that_was_expanded() -> None:
+    ks = torch.tensor(2).expand(3)
+    assert hard_topk(torch.arange(12.0).reshape(3, 4), ks).indices.tolist() == [[2, 3]] * 3

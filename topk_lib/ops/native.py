@@ -138,6 +138,7 @@ def choose(
         mask: (rows, n) bool. All three are contiguous.
     """
     rows, n = flat.shape
+    per_row = None if per_row is None else per_row.contiguous()  # an expanded k has no step
     module.hard(
         1 if rows < 2 else threads(),
         flat.data_ptr(),
