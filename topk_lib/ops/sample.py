@@ -130,9 +130,11 @@ def sample_topk(
         tensor([1])
     """
     if _simple(logits, k, temperature, top_p, min_p, seed):
-        rule: Any = (k, temperature, 1.0 if top_p is None else top_p, min_p or 0.0)
+        share, least = 1.0 if top_p is None else top_p, min_p or 0.0
         whole = isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**63
-        return native.sample(logits, *rule, seed if whole else seeds_per_row(seed, logits).contiguous())
+        seeds: Any = seed if whole else seeds_per_row(seed, logits).contiguous()
+        numbers: Any = (k, temperature, share, least, seeds)
+        return native.sample(logits, *numbers)
     rule = _rule(logits, k, temperature, top_p, min_p)
     u = uniform(seeds_per_row(seed, logits), 1)
     drawn: Tensor = _draw(*rule, u.reshape(-1))
