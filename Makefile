@@ -22,7 +22,7 @@ BROWSER = command -v chromium chromium-browser google-chrome chrome >/dev/null |
 .PHONY: book test serve pdf coursework notebooks clean
 .DEFAULT_GOAL := book
 
-$(READY): constraints.txt pyproject.toml
+$(READY): constraints.txt pyproject.toml setup.py $(wildcard topk_lib/ops/cpp/*)
 	@echo "== making the environment $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) $(TORCH)
@@ -63,4 +63,4 @@ notebooks: $(READY)
 
 clean:
 	@echo "== removing the built book, caches and $(VENV)"
-	rm -rf book/_build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf book/_build build topk_lib/ops/_native.* $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

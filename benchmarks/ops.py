@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topk_lib import hard_topk, records, sample_topk, soft_topk
+from topk_lib import argtopk, hard_topk, records, sample_topk, soft_topk, topk_mask
 
 DEVICE = torch.device(records.device_kind())
 MOST = 1 << 29 if DEVICE.type == "cuda" else 1 << 23  # entries of the largest shape timed
@@ -46,7 +47,7 @@ class Case(NamedTuple):
 
 def shapes() -> Iterator[tuple[int, int, int]]:
     """A language model's vocabulary, and the grid: rows, n, k."""
-    yield from ((rows, n, 50) for rows in (1, 8, 32) for n in (50257, 128256))
+    yield from ((rows, n, k) for rows in (1, 8, 32) for n in (50257, 128256) for k in (50, 256))
     for rows, n in itertools.product((4096, 64, 1, 65536), (8192, 2048, 256, 512, 32768, 131072)):
         if rows * n <= MOST:
             yield from ((rows, n, k) for k in sorted({8, 64, 256, n // 4}) if k <= n // 2)
@@ -65,8 +66,18 @@ def hard_cases() -> Iterator[Case]:
             where = x.sort(dim=-1, descending=True, stable=True).indices[:, :k].sort(dim=-1).values
             return x.gather(-1, where), where
 
+        def by_numpy(x: Tensor = x, k: int = k) -> object:
+            os.environ["TOPK_BACKEND"] = "numpy"  # what runs where nothing was compiled
+            try:
+                return hard_topk(x, k)
+            finally:
+                del os.environ["TOPK_BACKEND"]
+
         calls: dict[str, Call] = {
             "topk_lib": lambda x=x, k=k: hard_topk(x, k),  # type: ignore[misc]
+            "topk_lib mask": lambda x=x, k=k: topk_mask(x, k),  # type: ignore[misc]
+            "topk_lib indices": lambda x=x, k=k: argtopk(x, k),  # type: ignore[misc]
+            **({"topk_lib numpy": by_numpy} if DEVICE.type == "cpu" else {}),
             "torch.topk + sort": by_topk,
             "torch.topk": lambda x=x, k=k: x.topk(k),  # type: ignore[misc]
             "torch.sort": by_sort,

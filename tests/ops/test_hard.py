@@ -15,6 +15,8 @@ from torch import Tensor
 
 from topk_lib import TopK, argtopk, hard_topk, reference, topk_mask, topk_threshold
 
+pytestmark = pytest.mark.usefixtures("cpu_code")
+
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 # Few values, so that ties are common; every special one among them.
 VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 2.0, math.inf, -math.inf, math.nan])

@@ -1,14 +1,22 @@
-"""Triton's interpreter accepts more than its compiler: compile the kernels for real cards."""
+"""What is compiled: the kernels, for real cards (the interpreter accepts more), and the C++ of a CPU."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import sysconfig
+from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
+
+from topk_lib import hard_topk, topk_mask
+from topk_lib.ops import native
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,3 +31,91 @@ def test_every_kernel_compiles_for_real_cards(tmp_path: Path) -> None:
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
     assert "kernels compiled" in run.stdout
+
+
+built = pytest.mark.skipif(native.module is None, reason="the compiled operators were not built")
+
+
+@pytest.mark.skipif(
+    shutil.which("c++") is None or not Path(sysconfig.get_path("include"), "Python.h").exists(),
+    reason="no compiler, or none of Python's headers",
+)
+def test_where_there_is_a_compiler_the_operators_were_compiled() -> None:
+    assert native.module is not None, "install the project again: pip install -e ."
+
+
+def scores(kind: str, rows: int, n: int, dtype: torch.dtype) -> Tensor:
+    """Scores that all differ; with many ties and every special one; all the same."""
+    torch.manual_seed(n)
+    if kind == "all differ":
+        return torch.randn(rows, n, dtype=torch.float64).to(dtype)
+    if kind == "all the same":
+        return torch.full((rows, n), -0.0, dtype=dtype)
+    x = (torch.randn(rows, n, dtype=torch.float64) * 8).round() / 2
+    for special in (float("nan"), -float("nan"), float("inf"), -float("inf"), -0.0, 1e-40):
+        x[torch.rand(rows, n) < 0.01] = special
+    return x.to(dtype)
+
+
+@built
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 64, 257, 1000, 4099, 33000])
+def test_bit_for_bit_the_numpy_path(
+    dtype: torch.dtype, n: int, cpu_code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every way through the code: few and many, ties at the edge, a mask, one k a row, strides."""
+    if cpu_code == "numpy":
+        pytest.skip("it is what the others are compared with")
+    for kind, layout in product(("all differ", "ties", "all the same"), ("rows", "columns", "masked", "ks")):
+        x = scores(kind, 3, n, dtype)
+        x = x.t().contiguous().t() if layout == "columns" else x
+        valid = torch.rand(3, n) < 0.7 if layout == "masked" else None
+        for k in sorted({0, 1, min(n, 8), n // 200, n // 64, n // 10, n // 2, n - 1, n}):
+            ks: int | Tensor = torch.tensor([k, k // 2, 0]) if layout == "ks" else k
+            monkeypatch.setenv("TOPK_BACKEND", "numpy")
+            by_numpy = hard_topk(x, ks, valid=valid)
+            monkeypatch.delenv("TOPK_BACKEND")
+            got = hard_topk(x, ks, valid=valid)
+            where = f"{kind}, {layout}, k = {k}"
+            assert torch.equal(got.indices, by_numpy.indices), where
+            assert torch.equal(got.mask, by_numpy.mask), where
+            assert torch.equal(got.values.nan_to_num(7.0), by_numpy.values.nan_to_num(7.0)), where
+            assert torch.equal(topk_mask(x, ks, valid=valid), by_numpy.mask), where
+
+
+@built
+def test_denormal_scores_are_told_apart_where_the_processor_flushes_them() -> None:
+    x = torch.tensor([1e-40, 3e-40, 2e-40, 0.0])
+    assert torch.set_flush_denormal(True)
+    try:
+        assert hard_topk(x, 2).indices.tolist() == [1, 2]
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@built
+def test_threads_share_the_rows() -> None:
+    """Rows of many sizes, so that shares end unevenly; a forked process goes on alone."""
+    program = (
+        "import os, torch, topk_lib\n"
+        "from topk_lib.ops import native\n"
+        "torch.set_num_threads(2)\n"
+        "assert native.threads() == 2\n"
+        "for rows, n, k in ((2, 20000, 9), (301, 700, 60), (40000, 1, 1), (9, 40000, 10000)):\n"
+        "    x = torch.randn(rows, n)\n"
+        "    mask = topk_lib.topk_mask(x, k)\n"
+        "    assert torch.equal(mask, torch.zeros_like(mask).scatter(1, x.topk(k).indices, True))\n"
+        "if os.name == 'posix' and os.fork() == 0:\n"
+        "    torch_hangs_here = topk_lib.topk_mask(x, k).numpy()\n"
+        "    assert (torch_hangs_here == mask.numpy()).all()\n"
+        "    os._exit(0)\n"
+        "print('done', os.wait()[1] if os.name == 'posix' else 0)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert run.stdout.split() == ["done", "0"], run.stderr
+
+
+@built
+def test_a_k_that_was_expanded() -> None:
+    ks = torch.tensor(2).expand(3)
+    assert hard_topk(torch.arange(12.0).reshape(3, 4), ks).indices.tolist() == [[2, 3]] * 3

@@ -72,6 +72,7 @@ def test_gumbel_never_draws_the_impossible() -> None:
     assert only.indices[2] == -1
 
 
+@pytest.mark.usefixtures("cpu_code")
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_sample_is_the_definition(data: st.DataObject) -> None:
@@ -90,6 +91,7 @@ def test_sample_is_the_definition(data: st.DataObject) -> None:
     )
 
 
+@pytest.mark.usefixtures("cpu_code")
 def test_sample_follows_its_probabilities() -> None:
     logits = torch.tensor([0.0, 3.0, 1.0, 2.0, -5.0])
     drawn = sample_topk(logits.expand(30_000, 5), 3, 1.5, seed=11)
@@ -199,6 +201,25 @@ def test_kernel_draws_as_the_definition(
     assert got.tolist() == sample_topk(logits, k, 0.8, top_p=top_p, min_p=per_row, seed=5).tolist()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "rule", [{}, {"top_p": 0.8}, {"min_p": 0.2}, {"top_p": 0.9, "min_p": 0.05}, {"top_p": 1}]
+)
+def test_every_code_of_a_cpu_draws_the_same(
+    dtype: torch.dtype, rule: dict[str, float], cpu_code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n, k, heat in ((9, 9, 1.0), (70, 20, 1e-9), (5000, 50, 0.8), (2000, 1000, 3)):
+        logits = (torch.randn(40, n, generator=torch.Generator().manual_seed(n)) * 4).to(dtype)
+        logits[::5, ::3] = -torch.inf
+        got = sample_topk(logits, k, heat, seed=2**63 - 9, **rule)
+        seeds = torch.arange(40) + (2**63 - 9)  # wraps around
+        assert torch.equal(sample_topk(logits, k, heat, seed=seeds, **rule), got)
+        with monkeypatch.context() as patch:
+            patch.setenv("TOPK_BACKEND", "numpy")
+            assert torch.equal(sample_topk(logits, k, heat, seed=seeds, **rule), got)
+
+
+@pytest.mark.usefixtures("cpu_code")
 def test_infinite_and_nan_logits() -> None:
     inf = math.inf
     rows = torch.tensor([[0.0, math.nan], [inf, 0.0], [-inf, -inf], [-inf, 1.0]])
@@ -206,6 +227,7 @@ def test_infinite_and_nan_logits() -> None:
     assert sample_topk(rows.half(), torch.tensor([1, 2, 1, 2]), seed=0).tolist() == [-1, -1, -1, 1]
 
 
+@pytest.mark.usefixtures("cpu_code")
 def test_shapes_and_seeds() -> None:
     torch.manual_seed(3)
     logits = torch.randn(4, 5, 9).transpose(0, 1)

@@ -206,11 +206,11 @@ def _unzipped(path: Path) -> dict[str, bytes]:
 
 
 def _tree(folder: Path, below: str) -> dict[str, bytes]:
-    """All files of a folder but what Python leaves there."""
+    """All files of a folder but what Python or a compiler leaves there."""
     return {
         f"{below}/{path.relative_to(folder).as_posix()}": path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix not in (".so", ".pyd")
     }
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "last",
     "number",
     "number_per_row",
+    "plain",
     "rows_of_k",
     "seeds_per_row",
     "seen",
@@ -38,18 +39,37 @@ _UNSEEN_WIDTH = (
 
 def untraced(*tensors: Tensor | None) -> bool:
     """Whether the tensors hold numbers that nothing traces: no compiler, transform, mode or subclass."""
-    if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
-        return False
-    if torch._C._get_tracing_state() is not None:
-        return False
-    return all(
-        tensor is None
-        or (
-            type(tensor) in (Tensor, torch.nn.Parameter)
-            and not tensor.is_neg()
-            and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        )
-        for tensor in tensors
+    return not _tracing() and all(tensor is None or _bare(tensor) for tensor in tensors)
+
+
+def plain(scores: Any, dim: int) -> bool:
+    """Whether these are numbers of a CPU, row after row, that nothing traces or differentiates."""
+    return (
+        not _tracing()
+        and _bare(scores)
+        and scores.is_cpu
+        and scores.is_contiguous()
+        and scores.dtype in _DTYPES
+        and scores.dim() > 0
+        and dim in (-1, scores.dim() - 1)
+        and not (scores.requires_grad and torch.is_grad_enabled())
+        and not transformed()
+    )
+
+
+def _tracing() -> bool:
+    return (
+        torch.compiler.is_compiling()
+        or _get_current_dispatch_mode() is not None
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def _bare(tensor: Any) -> bool:
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and not tensor.is_neg()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     )
 
 

@@ -33,15 +33,17 @@ def _has_triton() -> bool:
 def use_triton(device: torch.device) -> bool:
     """Whether Triton kernels run: on CUDA where Triton is installed, unless ``TOPK_BACKEND`` says.
 
+    "numpy" is "torch" without the compiled code of a CPU.
+
     Raises:
-        ValueError: ``TOPK_BACKEND`` is neither "torch", "triton" nor "auto".
+        ValueError: ``TOPK_BACKEND`` is neither "torch", "numpy", "triton" nor "auto".
         RuntimeError: it is "triton" where Triton cannot run.
     """
     if "TOPK_BACKEND" not in os.environ:
         return device.type == "cuda" and _has_triton()
     named = os.environ["TOPK_BACKEND"]
-    if named not in ("auto", "torch", "triton"):
-        raise ValueError(f'TOPK_BACKEND must be "auto", "torch" or "triton", got {named!r}')
+    if named not in ("auto", "torch", "numpy", "triton"):
+        raise ValueError(f'TOPK_BACKEND must be "auto", "torch", "numpy" or "triton", got {named!r}')
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     able = _has_triton() and (device.type == "cuda" or interpreted)
     if named == "triton" and not able:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from topk_lib.ops import native
 from topk_lib.ops.arguments import check_scores, last, rows_of_k, untraced
 from topk_lib.ops.backend import fold_batch, use_triton
 from topk_lib.ops.hard_cpu import by_threshold
@@ -67,6 +68,10 @@ def hard_topk(
         >>> hard_topk(torch.tensor([0.2, 0.9, 0.9, 0.5]), 2).indices
         tensor([1, 2])
     """
+    if type(k) is int and valid is None and order == "position" and largest is True:
+        found = native.topk(scores, k, dim)
+        if found is not None:
+            return Selection(*found)
     flat, indices, mask = _checked(scores, k, dim, valid, order, largest)
     lead, width, n = _moved(scores, dim), indices.shape[-1], flat.shape[-1]
     # Gathered from the scores themselves, so that their gradient flows.
@@ -99,6 +104,10 @@ def argtopk(
         >>> argtopk(torch.tensor([0.2, 0.9, 0.9, 0.5]), 2, largest=False)
         tensor([0, 3])
     """
+    if type(k) is int and valid is None and order == "position" and largest is True:
+        found = native.argtopk(scores, k, dim)
+        if found is not None:
+            return found
     indices = _checked(scores, k, dim, valid, order, largest)[1]
     return indices.reshape(*_moved(scores, dim), indices.shape[-1]).movedim(-1, dim)
 
@@ -134,6 +143,10 @@ def topk_mask(
 
     Its shape does not depend on the numbers in ``k``, so that one k per row compiles and exports, too.
     """
+    if type(k) is int and valid is None and largest is True:
+        mask = native.topk_mask(scores, k, dim)
+        if mask is not None:
+            return mask
     check_scores("scores", scores, valid)
     rows, ok = last(scores, valid, dim)
     width, per_row = rows_of_k(k, rows, unseen_width=rows.shape[-1])
@@ -211,11 +224,16 @@ def _choose(flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None)
 def _choose_on_cpu(
     flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    if native.serves(flat.shape[1]):
+        indices = flat.new_empty((len(flat), width), dtype=torch.int64)
+        mask = flat.new_empty(flat.shape, dtype=torch.bool)
+        native.choose(flat, width, per_row, ok, indices=indices, mask=mask)
+        return indices, mask
     scores = (flat if flat.dtype in (torch.float32, torch.float64) else flat.float()).numpy()
-    indices, mask = by_threshold(
+    found = by_threshold(
         scores, width, None if per_row is None else per_row.numpy(), None if ok is None else ok.numpy()
     )
-    return torch.from_numpy(indices), torch.from_numpy(mask)
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
 
 torch.library.impl("topk_lib::choose", "CompositeExplicitAutograd", _choose)

@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from topk_lib.ops.arguments import check_scores, last, number_per_row, rows_of_k, seeds_per_row
+from topk_lib.ops import native
+from topk_lib.ops.arguments import (
+    check_scores,
+    last,
+    number_per_row,
+    rows_of_k,
+    seeds_per_row,
+    untraced,
+)
 from topk_lib.ops.backend import fold_batch, use_triton
 from topk_lib.ops.hard import hard_topk
 from topk_lib.ops.soft_torch import held
@@ -121,6 +129,12 @@ def sample_topk(
         >>> sample_topk(torch.tensor([[0.0, 9.0, 1.0]]), 1, seed=0)
         tensor([1])
     """
+    if _simple(logits, k, temperature, top_p, min_p, seed):
+        share, least = 1.0 if top_p is None else top_p, min_p or 0.0
+        whole = isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**63
+        seeds: Any = seed if whole else seeds_per_row(seed, logits).contiguous()
+        numbers: Any = (k, temperature, share, least, seeds)
+        return native.sample(logits, *numbers)
     rule = _rule(logits, k, temperature, top_p, min_p)
     u = uniform(seeds_per_row(seed, logits), 1)
     drawn: Tensor = _draw(*rule, u.reshape(-1))
@@ -152,6 +166,20 @@ def likely_mask(
     """
     kept: Tensor = _likely(*_rule(logits, k, temperature, top_p, min_p))
     return kept.reshape(logits.shape)
+
+
+def _simple(logits: Tensor, k: Any, temperature: Any, top_p: Any, min_p: Any, seed: Any) -> bool:
+    """Whether one right rule of numbers holds for all rows, and the compiled code may draw."""
+    return (
+        type(k) is int
+        and native.ready(logits, k)
+        and 1 <= k <= _GUESSES[0]  # more are quicker to go through many at a time
+        and type(temperature) in (int, float)
+        and 0 < temperature < math.inf
+        and (top_p is None or (type(top_p) in (int, float) and 0 < top_p <= 1))
+        and (min_p is None or (type(min_p) in (int, float) and 0 <= min_p <= 1))
+        and (not isinstance(seed, Tensor) or untraced(seed))
+    )
 
 
 def _rule(
