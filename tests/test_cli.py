@@ -181,7 +181,7 @@ def test_study(monkeypatch: pytest.MonkeyPatch) -> None:
         (["other"], "there is no study 'other': choose one of adaptation, "),
         (
             ["imdb", "--only", "zzz"],
-            "no run has 'zzz' in its name: they are called like study_4000/gate-k64-s0",
+            "no run has 'zzz' in its name: they are called like study_4000/gate-k16-s0",
         ),
         (["slices", "--train", "40"], "the study slices fixes its training reviews: leave --train out"),
     ],

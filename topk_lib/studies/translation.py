@@ -50,7 +50,7 @@ SHARES = (0.9, 0.75, 0.5)
 """Of the tokens of a source that are read."""
 
 _SEEDS = range(3)
-_SETTINGS: dict[str, Any] = {}  # of TranslatorSettings, where they are not its own
+_SETTINGS: dict[str, Any] = {"batch_size": 64, "dropout": 0.1}  # where not TranslatorSettings' own
 _VOCABULARY = 8192
 _COMMON = (0.0, 0.125, 0.25, 0.5, 0.75)  # the share of k that is for the commonest
 _AT = 256  # the k at which that share is chosen
