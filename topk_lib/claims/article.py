@@ -83,7 +83,7 @@ CLAIMS = (
           "vocabulary, tokens in the upper layers) beside the whole: it must take less time, and lose less "
           "than a point of the task's own measure (the upper confidence bound; where only the loss itself "
           "is, the verdict says so). A recommender reads no long texts: there soft top-k as the loss must be "
-          "better than softmax.", uses.carry_over,
+          "better than softmax, beyond luck.", uses.carry_over,
           "topk-lib study summaries|answers|translation|entities|products"),
     Claim("C16", "Parameter-efficient fine-tuning keeps quality with few parameters and less overfitting",
           "参数高效微调",

@@ -38,7 +38,9 @@ class _Choice(NamedTuple):
     drawn: bool = True
 
     def kept(self) -> bool:
-        return self.cheaper and self.lost.mean < self.allowed
+        # Nothing is better by its estimate alone.
+        lost = self.lost.mean if self.allowed else self.lost.bound(LEVEL)
+        return self.cheaper and lost < self.allowed
 
     def sure(self, level: float) -> bool:
         return self.kept() and self.lost.bound(level) < self.allowed
@@ -187,7 +189,7 @@ USES: dict[str, Callable[[Results], Iterator[_Choice]]] = {
 
 def carry_over(results: Results) -> Finding:
     """In each use some choice must lose less than a point (of its own measure, in hundredths) and take less
-    time than the whole; the recommender must become better. All choices share the chance of 5%.
+    time than the whole; the recommender must become better, beyond luck. All choices share the chance of 5%.
 
     Where only the loss itself is below a point, and not its upper bound, the verdict says so. Where records
     of some uses are missing, there is no verdict yet, but what the others say.
@@ -206,7 +208,7 @@ def carry_over(results: Results) -> Finding:
     kept = [name for name, choices in found.items() if any(one.kept() for one in choices)]
     doubt = [name for name in kept if not any(one.sure(level) for one in found[name])]
     if lacking:
-        return Finding(_so_far(found, lacking, kept), evidence)
+        return Finding(_so_far(found, lacking, kept, doubt), evidence)
     if not kept:
         answer = "fails"
     elif len(kept) == len(found) and not doubt:
@@ -221,11 +223,14 @@ def carry_over(results: Results) -> Finding:
     return Finding(answer, evidence, (), seeds)
 
 
-def _so_far(found: Mapping[str, object], lacking: Mapping[str, str], kept: Sequence[str]) -> str:
+def _so_far(
+    found: Mapping[str, object], lacking: Mapping[str, str], kept: Sequence[str], doubt: Sequence[str]
+) -> str:
     runs = dict.fromkeys(run.removeprefix("record ") for run in lacking.values())
     studies = dict.fromkeys(run.partition("/")[0] for run in runs)
     commands = listed(f"`topk-lib study {name}`" for name in studies)
     lost = [name for name in found if name not in kept]
+    kept = [f"{name} (by the estimate)" if name in doubt else name for name in kept]
     said = [f"{word} for {listed(some)}" for word, some in (("holds", kept), ("fails", lost)) if some]
     return (
         f"not yet measured: no record {listed(runs)}, so nothing on {listed(lacking)}; {commands} "
