@@ -119,3 +119,38 @@ def test_threads_share_the_rows() -> None:
 def test_a_k_that_was_expanded() -> None:
     ks = torch.tensor(2).expand(3)
     assert hard_topk(torch.arange(12.0).reshape(3, 4), ks).indices.tolist() == [[2, 3]] * 3
+
+
+@built
+@pytest.mark.parametrize("layout", ["rows", "columns", "every other"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_no_hidden_copy_of_the_scores(layout: str, dtype: torch.dtype) -> None:
+    """PyTorch allocates the results and nothing of the scores' size, whatever their dtype and strides."""
+    x = torch.randn(64, 1024).to(dtype)
+    x = {"rows": x, "columns": x.T.contiguous().T, "every other": x[:, ::2]}[layout]
+    with torch.profiler.profile(profile_memory=True) as watched:
+        results = hard_topk(x, 8)
+    events = [e.nbytes() for e in watched.profiler.kineto_results.events() if e.name() == "[memory]"]
+    allocated = sum(size for size in events if size > 0)
+    assert 0 <= allocated - sum(result.nbytes for result in results) < x.nbytes / 16
+
+
+@built
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is counted in KiB on Linux")
+@pytest.mark.parametrize("share", [1 << 20, 4])
+def test_work_space_is_a_row_at_most(share: int) -> None:
+    """Of one long row: beside the scores and the results no more than as many keys as it has scores."""
+    program = (
+        "import resource, torch\n"
+        "from topk_lib import hard_topk\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "n = 1 << 24\n"
+        "hard_topk(torch.randn(1, 1024), 8)\n"
+        "x = torch.randn(1, n)\n"
+        "before = peak()\n"
+        f"results = hard_topk(x, n // {share})\n"
+        "print(peak() - before - sum(r.nbytes for r in results) - 4 * n)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 8 << 20
