@@ -172,7 +172,7 @@ def _moved(scores: Tensor, dim: int) -> torch.Size:
 
 
 def _choose_from(
-    rows: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None, largest: bool
+    rows: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None, largest: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The scores as (rows, n), and what :func:`_choose` chooses from them."""
     if not isinstance(largest, bool):
