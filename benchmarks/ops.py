@@ -2,6 +2,7 @@
 
     python benchmarks/ops.py hard          also: soft, sample
     python benchmarks/ops.py hard --quick  a few small shapes, no record
+    python benchmarks/ops.py hard --code AVX2  with that processor's instructions: a record of its own
 
 Every shape's functions take turns, in a new order each round, so that what else the machine does
 falls on all of them alike. On a CPU each turn is two calls: the second, for which the first has
@@ -29,10 +30,13 @@ import torch
 from torch import Tensor
 
 from topk_lib import argtopk, hard_topk, records, sample_topk, soft_topk, topk_mask
+from topk_lib.ops import native
 
 DEVICE = torch.device(records.device_kind())
 MOST = 1 << 29 if DEVICE.type == "cuda" else 1 << 23  # entries of the largest shape timed
 SECONDS = 0.3 if DEVICE.type == "cuda" else 1.5  # spent on a shape, all functions together
+CODES = ("any processor", "AVX2", "AVX-512")  # of the compiled operators, as their levels are numbered
+BY_VALUE = "topk_lib by value"  # in the order in which torch.topk gives them
 
 Call = Callable[[], object]
 
@@ -77,6 +81,7 @@ def hard_cases() -> Iterator[Case]:
             "topk_lib": lambda x=x, k=k: hard_topk(x, k),  # type: ignore[misc]
             "topk_lib mask": lambda x=x, k=k: topk_mask(x, k),  # type: ignore[misc]
             "topk_lib indices": lambda x=x, k=k: argtopk(x, k),  # type: ignore[misc]
+            BY_VALUE: lambda x=x, k=k: hard_topk(x, k, order="value"),  # type: ignore[misc]
             **({"topk_lib numpy": by_numpy} if DEVICE.type == "cpu" else {}),
             "torch.topk + sort": by_topk,
             "torch.topk": lambda x=x, k=k: x.topk(k),  # type: ignore[misc]
@@ -311,8 +316,9 @@ def summary(shapes: dict[str, Any], times: str = "ms") -> dict[str, Any]:
         for name, shape in shapes.items():
             # torch.topk alone leaves the order of the text to be made
             peers = [
-                ms[1] for peer, ms in shape[times].items() if "topk_lib" not in peer and peer != "torch.topk"
-            ]
+                ms[1] for peer, ms in shape[times].items()
+                if "topk_lib" not in peer and (peer == "torch.topk") == (ours == BY_VALUE)
+            ]  # fmt: skip
             if ours not in shape[times] or not peers:
                 continue
             value = min(peers) / shape[times][ours][1]
@@ -344,12 +350,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("operator", choices=list(CASES))
     parser.add_argument("--quick", action="store_true", help="a few small shapes, no record")
+    parser.add_argument(
+        "--code", choices=CODES, help="of the compiled operators; the best there is, if left out"
+    )
     options = parser.parse_args()
     torch.manual_seed(0)
     random.seed(0)
+    run, code = options.operator, None
+    if native.module is not None and DEVICE.type == "cpu":
+        wanted = len(CODES) if options.code is None else CODES.index(options.code)
+        code = CODES[native.module.level(wanted)]
+        run += "" if options.code is None else f"-{options.code.lower().replace(' ', '-')}"
+    if options.code not in (None, code):
+        parser.error(f"nothing was compiled here for {options.code}, or this processor cannot run it")
     begun = time.perf_counter()
     try:
-        record = records.load("ops", options.operator)
+        record = records.load("ops", run)
     except FileNotFoundError:
         record = {}
     if options.quick or record.get("device", {}).get("kind") != DEVICE.type:
@@ -375,9 +391,11 @@ def main() -> None:
             metrics["cold_summary"] = summary(metrics["shapes"], "cold_ms")
         metrics["seconds"] = round(earlier + time.perf_counter() - begun, 1)
         records.write(
-            "ops", options.operator, metrics=metrics, data={"source": "random normal scores, float32"},
-            settings={"seed": 0, "threads": torch.get_num_threads()}, seconds=metrics["seconds"],
-            command=f"python benchmarks/ops.py {options.operator}",
+            "ops", run, metrics=metrics, data={"source": "random normal scores, float32"},
+            seconds=metrics["seconds"],
+            settings={"seed": 0, "threads": torch.get_num_threads(), "code": code},
+            command=f"python benchmarks/ops.py {options.operator}"
+            + ("" if options.code is None else f" --code '{options.code}'"),
         )  # fmt: skip
 
 

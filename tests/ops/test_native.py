@@ -10,12 +10,13 @@ import sys
 import sysconfig
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from topk_lib import hard_topk, topk_mask
+from topk_lib import argtopk, hard_topk, topk_mask
 from topk_lib.ops import native
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,15 +73,21 @@ def test_bit_for_bit_the_numpy_path(
         valid = torch.rand(3, n) < 0.7 if layout == "masked" else None
         for k in sorted({0, 1, min(n, 8), n // 200, n // 64, n // 10, n // 2, n - 1, n}):
             ks: int | Tensor = torch.tensor([k, k // 2, 0]) if layout == "ks" else k
-            monkeypatch.setenv("TOPK_BACKEND", "numpy")
-            by_numpy = hard_topk(x, ks, valid=valid)
-            monkeypatch.delenv("TOPK_BACKEND")
-            got = hard_topk(x, ks, valid=valid)
-            where = f"{kind}, {layout}, k = {k}"
-            assert torch.equal(got.indices, by_numpy.indices), where
-            assert torch.equal(got.mask, by_numpy.mask), where
-            assert torch.equal(got.values.nan_to_num(7.0), by_numpy.values.nan_to_num(7.0)), where
-            assert torch.equal(topk_mask(x, ks, valid=valid), by_numpy.mask), where
+            for largest, order in product((True, False), ("position", "value")):
+
+                def choose(ks: int | Tensor = ks, **how: Any) -> list[Tensor]:
+                    values, indices, mask = hard_topk(x, ks, valid=valid, **how)  # noqa: B023
+                    return [values.nan_to_num(7.0), indices, mask]
+
+                monkeypatch.setenv("TOPK_BACKEND", "numpy")
+                by_numpy = choose(largest=largest, order=order)
+                monkeypatch.delenv("TOPK_BACKEND")
+                got = choose(largest=largest, order=order)
+                where = f"{kind}, {layout}, k = {k}, largest = {largest}, by {order}"
+                assert all(map(torch.equal, got, by_numpy)), where
+                assert torch.equal(topk_mask(x, ks, valid=valid, largest=largest), by_numpy[2]), where
+                alone = argtopk(x, ks, valid=valid, largest=largest, order=order)
+                assert torch.equal(alone, by_numpy[1]), where
 
 
 @built

@@ -15,6 +15,8 @@ from topk_lib.ops.hard_cpu import by_threshold
 
 __all__ = ["Selection", "argtopk", "hard_topk", "topk_mask", "topk_threshold"]
 
+_ORDERS = ("position", "value")
+
 
 class Selection(NamedTuple):
     """What :func:`hard_topk` chose, with the chosen dimension last replaced by k.
@@ -68,8 +70,8 @@ def hard_topk(
         >>> hard_topk(torch.tensor([0.2, 0.9, 0.9, 0.5]), 2).indices
         tensor([1, 2])
     """
-    if type(k) is int and valid is None and order == "position" and largest is True:
-        found = native.topk(scores, k, dim)
+    if type(k) is int and valid is None and order in _ORDERS and type(largest) is bool:
+        found = native.topk(scores, k, dim, not largest, order == "value")
         if found is not None:
             return Selection(*found)
     flat, indices, mask = _checked(scores, k, dim, valid, order, largest)
@@ -104,8 +106,8 @@ def argtopk(
         >>> argtopk(torch.tensor([0.2, 0.9, 0.9, 0.5]), 2, largest=False)
         tensor([0, 3])
     """
-    if type(k) is int and valid is None and order == "position" and largest is True:
-        found = native.argtopk(scores, k, dim)
+    if type(k) is int and valid is None and order in _ORDERS and type(largest) is bool:
+        found = native.argtopk(scores, k, dim, not largest, order == "value")
         if found is not None:
             return found
     indices = _checked(scores, k, dim, valid, order, largest)[1]
@@ -143,8 +145,8 @@ def topk_mask(
 
     Its shape does not depend on the numbers in ``k``, so that one k per row compiles and exports, too.
     """
-    if type(k) is int and valid is None and largest is True:
-        mask = native.topk_mask(scores, k, dim)
+    if type(k) is int and valid is None and type(largest) is bool:
+        mask = native.topk_mask(scores, k, dim, not largest)
         if mask is not None:
             return mask
     check_scores("scores", scores, valid)
@@ -158,7 +160,7 @@ def _checked(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The scores as (rows, n), indices (rows, width) in the order asked for, mask (rows, n)."""
     check_scores("scores", scores, valid)
-    if order not in ("position", "value"):
+    if order not in _ORDERS:
         raise ValueError(f'order must be "position" or "value", got {order!r}')
     rows, ok = last(scores, valid, dim)
     flat, indices, mask = _choose_from(rows, *rows_of_k(k, rows), ok, largest)

@@ -63,7 +63,9 @@ def ready(scores: Tensor, k: int, dim: int = -1) -> bool:
     )
 
 
-def topk(scores: Tensor, k: int, dim: int) -> tuple[Tensor, Tensor, Tensor] | None:
+def topk(
+    scores: Tensor, k: int, dim: int, smallest: bool = False, by_value: bool = False
+) -> tuple[Tensor, Tensor, Tensor] | None:
     """Values, indices and mask in as few steps of Python as can be; None where not :func:`ready`."""
     if not ready(scores, k, dim):
         return None
@@ -71,35 +73,39 @@ def topk(scores: Tensor, k: int, dim: int) -> tuple[Tensor, Tensor, Tensor] | No
     values = scores.new_empty(*lead, k)
     indices = scores.new_empty(*lead, k, dtype=torch.int64)
     mask = scores.new_empty(*lead, n, dtype=torch.bool)
-    _write(scores, k, values.data_ptr(), indices.data_ptr(), mask.data_ptr())
+    _write(scores, k, values.data_ptr(), indices.data_ptr(), mask.data_ptr(), smallest, by_value)
     return values, indices, mask
 
 
-def argtopk(scores: Tensor, k: int, dim: int) -> Tensor | None:
+def argtopk(
+    scores: Tensor, k: int, dim: int, smallest: bool = False, by_value: bool = False
+) -> Tensor | None:
     """The indices of :func:`topk` alone."""
     if not ready(scores, k, dim):
         return None
     indices = scores.new_empty(*scores.shape[:-1], k, dtype=torch.int64)
-    _write(scores, k, 0, indices.data_ptr(), 0)
+    _write(scores, k, 0, indices.data_ptr(), 0, smallest, by_value)
     return indices
 
 
-def topk_mask(scores: Tensor, k: int, dim: int) -> Tensor | None:
+def topk_mask(scores: Tensor, k: int, dim: int, smallest: bool = False) -> Tensor | None:
     """The mask of :func:`topk` alone."""
     if not ready(scores, k, dim):
         return None
     mask = torch.empty_like(scores, dtype=torch.bool)
-    _write(scores, k, 0, 0, mask.data_ptr())
+    _write(scores, k, 0, 0, mask.data_ptr(), smallest, False)
     return mask
 
 
-def _write(scores: Tensor, k: int, values: int, indices: int, mask: int) -> None:
+def _write(
+    scores: Tensor, k: int, values: int, indices: int, mask: int, smallest: bool, by_value: bool
+) -> None:
     """Hard top-k of contiguous rows, to the addresses of the results that are wanted."""
     n = scores.shape[-1]
     rows = scores.numel() // n if n else 0
     module.hard(
         1 if rows < 2 else threads(), scores.data_ptr(), _KINDS[scores.dtype], rows, n, n, 1, k, 0, 0, 0, 0,
-        values, indices, mask,
+        values, indices, mask, smallest, by_value,
     )  # fmt: skip
 
 
@@ -162,4 +168,6 @@ def choose(
         0 if values is None else values.data_ptr(),
         0 if indices is None else indices.data_ptr(),
         0 if mask is None else mask.data_ptr(),
+        False,
+        False,
     )

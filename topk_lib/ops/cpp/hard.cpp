@@ -1,6 +1,7 @@
 // Exact hard top-k of rows: ties to the lowest index, -0.0 equal to +0.0, NaN highest.
 #include "hard.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -174,6 +175,11 @@ INLINE void rows_of(const Hard& job, int64_t begin, int64_t end, void* memory, S
             choose_row<Pack>(Plain<S>{x}, n, k, n, select, memory, indices, mask);
         }
         if (!indices) continue;
+        if (job.by_value)
+            std::sort(indices, indices + k, [x, step = job.step](int64_t a, int64_t b) {
+                const Key first = S::key(x[a * step]), second = S::key(x[b * step]);
+                return first > second || (first == second && a < b);
+            });
         Key* values = job.values ? static_cast<Key*>(job.values) + r * width : nullptr;
         if (values)
             for (int64_t i = 0; i < k; ++i) values[i] = x[indices[i] * job.step];
@@ -190,7 +196,11 @@ using Rows = void (*)(const Hard&, int64_t, int64_t, void*);
     TARGET Edge<KEY> NAME(KEY* x, int64_t m, int64_t k) { return kth_largest<PACK>(x, m, k); }
 #define ROWS(NAME, TARGET, PACK, KIND, SELECT)                                     \
     TARGET void NAME(const Hard& job, int64_t begin, int64_t end, void* memory) { \
-        rows_of<PACK, KIND>(job, begin, end, memory, SELECT);                      \
+        if (job.smallest) {                                                        \
+            rows_of<PACK, Turned<KIND>>(job, begin, end, memory, SELECT);          \
+        } else {                                                                   \
+            rows_of<PACK, KIND>(job, begin, end, memory, SELECT);                  \
+        }                                                                          \
     }
 #define FOUR_KINDS(NAME, TARGET, PACK)                 \
     SELECT(NAME##kth16, TARGET, PACK, int16_t)         \

@@ -18,6 +18,8 @@ struct Hard {
     void* values;                // (rows, width), 0 in spare slots
     std::int64_t* indices;       // (rows, width), -1 in spare slots
     std::uint8_t* mask;          // (rows, n)
+    bool smallest = false;       // choose the k smallest, NaN last
+    bool by_value = false;       // in the order of the scores, ties by place, and not in the order of the places
 };
 
 // Rows begin to end - 1; false where there was no memory.

@@ -44,6 +44,12 @@ struct Scores {
         return Bits((((size ^ minus) - minus) & ~nan) | (largest<Bits> & nan));
     }
 };
+// The order turned round: the smallest score has the largest key, NaN the least but `never`.
+template <class S>
+struct Turned {
+    using Key = typename S::Key;
+    static INLINE Key key(Key bits) { return Key(-S::key(bits)); }
+};
 using Float16 = Scores<int16_t, 0x7c00>;
 using BFloat16 = Scores<int16_t, 0x7f80>;
 using Float32 = Scores<int32_t, 0x7f800000>;

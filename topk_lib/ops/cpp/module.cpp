@@ -69,16 +69,17 @@ T* pointer(PyObject* number) {
 int64_t whole(PyObject* number) { return int64_t(PyLong_AsLongLong(number)); }
 
 // hard(threads, scores, kind, rows, n, row_step, step, width, ks, valid, valid_row_step, valid_step, values,
-//      indices, mask), as in hard.h; 0 stands for null.
+//      indices, mask, smallest, by_value), as in hard.h; 0 stands for null.
 PyObject* hard(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    if (count != 15) {
-        PyErr_SetString(PyExc_TypeError, "hard takes 15 whole numbers");
+    if (count != 17) {
+        PyErr_SetString(PyExc_TypeError, "hard takes 17 whole numbers");
         return nullptr;
     }
     const topk::Hard job{pointer<void>(args[1]), int(whole(args[2])), whole(args[3]), whole(args[4]),
                          whole(args[5]), whole(args[6]), whole(args[7]), pointer<int64_t>(args[8]),
                          pointer<std::uint8_t>(args[9]), whole(args[10]), whole(args[11]),
-                         pointer<void>(args[12]), pointer<int64_t>(args[13]), pointer<std::uint8_t>(args[14])};
+                         pointer<void>(args[12]), pointer<int64_t>(args[13]), pointer<std::uint8_t>(args[14]),
+                         whole(args[15]) != 0, whole(args[16]) != 0};
     return finish(job, topk::hard_rows, job.rows, job.n, whole(args[0]));
 }
 
