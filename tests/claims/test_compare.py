@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from topk_lib import claims
+from topk_lib.claims.compare import of_items, two_sources
 
 N = 2000
 
@@ -96,3 +97,29 @@ def test_a_real_difference_is_seen() -> None:
     assert got.mean > 0.02
     assert got.bound() > got.mean
     assert claims.difference(second, first).mean == -got.mean
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same items", "items of its own"])
+@pytest.mark.parametrize("luck", [0.0, 0.05], ids="luck of training {}".format)
+def test_equal_scores_are_seldom_told_apart(luck: float, same: bool) -> None:
+    """As with right and wrong: a score an item, three seeds, and nothing between the two."""
+    dice = np.random.default_rng(3)
+    alarms, rounds = 0, 300
+    for _ in range(rounds):
+        items = dice.normal(0, 0.2, (1 if same else 3, 60))
+        gaps = items + dice.normal(0, 0.2, (3, 60)) + dice.normal(0, luck, (3, 1))
+        alarms += of_items(gaps, same).p <= 0.05
+    assert alarms / rounds <= 0.085
+    one = of_items(gaps[:1], same)
+    assert (one.seeds, one.freedom) == (1, 59)
+    assert one.error == pytest.approx(gaps[0].std(ddof=1) / 60**0.5)
+
+
+@pytest.mark.parametrize(("level", "most"), [(0.05, 0.085), (0.0025, 0.025)])
+def test_how_far_three_seeds_can_be_trusted(level: float, most: float) -> None:
+    """The worst case: the luck of the training is eight times that of single answers, no review is hard."""
+    dice, rounds = np.random.default_rng(4), 4000
+    gaps = dice.normal(0, 3, (rounds, 3))  # a variance of 8 and 1
+    luck = dice.chisquare(1999, rounds) / 1999 / 3
+    seen = [two_sources(gap, of_reviews, 1999).p <= level for gap, of_reviews in zip(gaps, luck, strict=True)]
+    assert level < np.mean(seen) <= most

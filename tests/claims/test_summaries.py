@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from topk_lib.claims.summaries import MEASURES, ahead, interval, rows
+from topk_lib.claims.summaries import MEASURES, ahead, drawn, interval, rows, some_of
 
 
 def test_an_interval_is_as_wide_as_theory_says() -> None:
@@ -27,9 +27,9 @@ def test_an_interval_is_as_wide_as_theory_says() -> None:
         interval(np.zeros(0))
 
 
-def record(rule: str, k: int, values: list[float], **metrics: float) -> dict[str, Any]:
+def record(rule: str, k: int, values: Any, seed: int = 0, **metrics: float) -> dict[str, Any]:
     return {
-        "settings": {"rule": rule, "k": k},
+        "settings": {"rule": rule, "k": k, "seed": seed},
         "data": {"eval_fingerprint": "f", "n_eval": len(values)},
         "metrics": {"each": dict.fromkeys(MEASURES, values), "words": 20.0, "new_words": 1.0,
                     "with_a_new_number": 0.5} | metrics,
@@ -58,11 +58,53 @@ def test_the_lead_is_taken_abstract_by_abstract() -> None:
     dice = np.random.default_rng(0)
     hard = dice.random(200)  # abstracts differ far more than methods do
     one = [record("lead", 1, hard.tolist())]
-    seeds = [record("gate", 1, (hard + 0.05 + 0.01 * dice.random(200)).tolist()) for _ in range(3)]
-    mean, low, high = ahead(seeds, one)
-    assert 0.05 < low < mean < high < 0.06
-    assert ahead(one, seeds)[0] == pytest.approx(-mean)
-    with pytest.raises(ValueError, match="as many seeds, on the same abstracts"):
+    seeds = [record("gate", 1, (hard + 0.05 + 0.01 * dice.random(200)).tolist(), seed) for seed in range(3)]
+    found = ahead(seeds, one)
+    low, high = found.limits()
+    assert 0.05 < low < found.mean < high < 0.06
+    assert found.seeds == 3
+    assert ahead(one, seeds).mean == pytest.approx(-found.mean)
+    alone = ahead(seeds[:1], one)
+    assert (alone.seeds, alone.freedom) == (1, 199)
+    with pytest.raises(ValueError, match="only methods on the same abstracts"):
         ahead(seeds, [record("lead", 1, [0.5])])
-    with pytest.raises(ValueError, match="as many seeds, on the same abstracts"):
-        ahead(seeds, one * 2)
+
+
+def test_seeds_that_only_one_has_are_left_out() -> None:
+    def arm(*seeds: int) -> list[dict[str, Any]]:
+        return [record("gate", 1, [0.1 * seed, 0.1 * seed + 0.3], seed) for seed in seeds]
+
+    found = ahead(arm(0, 1, 2), arm(2, 1))
+    assert (found.mean, found.seeds) == (0, 2)
+    with pytest.raises(ValueError, match="no seed in common"):
+        ahead(arm(0, 1), arm(2, 3))
+
+
+def test_what_a_rule_kept_of_the_abstracts_that_are_asked_about() -> None:
+    whole = record("lead", 1, list(range(10)))
+    some = some_of(whole, 4)
+    assert some["metrics"]["each"]["rouge2"] == drawn(10, 4) == sorted(set(drawn(10, 4)))
+    assert some["data"] == {"eval_fingerprint": "f", "n_eval": 4}
+    assert ahead([some], [record("all", 0, [0.5] * 4)]).mean == np.mean(drawn(10, 4)) - 0.5
+    assert drawn(3, 100) == [0, 1, 2]
+
+
+def test_seeds_that_differ_by_luck_are_no_lead() -> None:
+    """Three seeds of two methods that are equally good; where training has luck, no text tells of it."""
+    dice = np.random.default_rng(2)
+    alarms, pooled, rounds = 0, 0, 300
+    for _ in range(rounds):
+        hard = dice.random(200)
+        first, second = (
+            [
+                record("gate", 1, hard + dice.normal(0, 0.1, 200) + dice.normal(0, 0.01), seed)
+                for seed in range(3)
+            ]
+            for _ in range(2)
+        )
+        low, high = ahead(first, second).limits()
+        alarms += low > 0 or high < 0
+        gaps = np.subtract(*([one["metrics"]["each"]["rouge1"] for one in some] for some in (first, second)))
+        pooled += abs(gaps.mean()) > 2 * gaps.std() / gaps.size**0.5
+    assert alarms / rounds <= 0.085  # 0.05 and 2.8 standard errors of 300 rounds
+    assert pooled / rounds > 0.15  # as if there were 600 texts, and no luck of the training

@@ -168,3 +168,11 @@ def test_a_share_that_was_not_timed_is_judged_by_its_work() -> None:
         if key.startswith("doubt"):
             del row["texts_per_second"]
     assert claims.verdict("C15", found).startswith("holds (")
+
+
+def test_one_seed_knows_nothing_of_what_belongs_to_all_texts() -> None:
+    lines = claims.judge(C15, study(seeds=1)).evidence
+    for task in ("translation", "named entities"):
+        assert "loses +0.0 points, give or take what one seed cannot tell" in lines[TASKS.index(task)]
+        assert "inf" not in lines[TASKS.index(task)]
+    assert "by the estimate alone for translation and named entities" in claims.verdict("C15", study(seeds=1))

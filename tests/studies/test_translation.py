@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from topk_lib import records
 from topk_lib.claims import translation as claims
 from topk_lib.studies import translation
 from topk_lib.studies.base import Made
-from topk_lib.tasks.translation import RULES, measures
+from topk_lib.tasks.translation import RULES, TranslatorSettings, measures
 
 SMALL = {
     "KS": (8, 32, 4096), "SHARES": (0.5,), "_SEEDS": range(2), "_VOCABULARY": 400, "_AT": 32,
     "_ALPHAS": (0.6, 1.0), "_BEAMS": 2, "_ROUNDS": 1, "_SPEED_KS": (32,),
     "_SPEED": ({"batch": 1, "sentences": 2}, {"batch": 4, "sentences": 6}),
-    "_SETTINGS": {"hidden_size": 16, "layers": 1, "heads": 2, "inner": 16, "epochs": 1, "precision": "fp32"},
+    "TranslatorSettings": partial(
+        TranslatorSettings, hidden_size=16, layers=1, heads=2, inner=16, epochs=1, precision="fp32"
+    ),
 }  # fmt: skip
 
 
@@ -57,6 +60,11 @@ def test_the_order_of_runs() -> None:
     assert names[:5] == ["coverage", "model-s0", "k-s0", "speed", "source-s0"]
     assert len(set(names)) == len(names)
     assert {f"{what}-s{seed}" for what in ("model", "k", "source") for seed in range(3)} < set(names)
+
+
+def test_a_translator_is_by_default_the_one_that_was_measured() -> None:
+    settings = records.load("translation", "model-s0")["settings"]
+    assert vars(TranslatorSettings()).items() <= settings.items()
 
 
 def test_what_is_chosen_on_dev_comes_first(study: Callable[[str], Made]) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from topk_lib.claims.compare import Record
-from topk_lib.claims.summaries import interval
+from topk_lib.claims.compare import Difference, Record, of_items
 
 __all__ = ["ahead", "rows"]
 
@@ -47,25 +46,23 @@ def rows(found: Mapping[str, Record], kind: str) -> list[Row]:
     return told
 
 
-def ahead(
-    found: Mapping[str, Record], kind: str, first: str, second: str
-) -> tuple[float, float, float] | None:
-    """How much higher F1 is with the first way of reading: the mean, and the ends of its 95% interval.
+def ahead(found: Mapping[str, Record], kind: str, first: str, second: str) -> Difference | None:
+    """How much higher F1 is with the first way of reading, question by question.
 
-    The difference is taken question by question, and the questions of all draws are pooled: no two draws
-    share one.
+    The draws, each with what was drawn or trained for it, and the questions are the two sources of chance,
+    see :func:`~topk_lib.claims.compare.of_items`; no two draws share a question.
 
     Args:
         found, kind: as in :func:`rows`.
         first, second: ways of reading, as :func:`rows` names them.
 
     Returns:
-        None where one of them was not measured.
+        None where no draw has both.
     """
     runs = [one for one in _runs(found, kind) if first in one and second in one]
     if not runs:
         return None
-    return interval(np.concatenate([np.subtract(one[first]["each"], one[second]["each"]) for one in runs]))
+    return of_items([np.subtract(one[first]["each"], one[second]["each"]) for one in runs], same=False)
 
 
 def _runs(found: Mapping[str, Record], kind: str) -> list[Mapping[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from topk_lib.claims.compare import Difference, Record, two_sources
+from topk_lib.claims.compare import Difference, Record, of_items
 
 __all__ = ["ahead", "alarms", "desks", "index", "monitors", "offers"]
 
@@ -32,12 +32,6 @@ def _people(arm: Sequence[Record]) -> np.ndarray:
     return np.array([record["metrics"]["people"] for record in arm])
 
 
-def _told(values: np.ndarray) -> Difference:
-    """Of (seeds, people): the mean, with the luck of the training and of the people."""
-    n = values.shape[1]
-    return two_sources(values.mean(1), float(values.mean(0).var(ddof=1)) / n, n - 1)
-
-
 def ahead(found: Found, first: str, second: str) -> Difference | None:
     """By how much the first way's recall@10 is higher, over seeds and people; None where one is missing.
 
@@ -50,7 +44,7 @@ def ahead(found: Found, first: str, second: str) -> Difference | None:
         return None
     n = max(len(a), len(b)) if 1 in (len(a), len(b)) else min(len(a), len(b))
     a, b = (some * n if len(some) == 1 else some[:n] for some in (a, b))
-    return _told(_people(a) - _people(b))
+    return of_items(_people(a) - _people(b))
 
 
 def offers(found: Found) -> list[Row]:
@@ -61,7 +55,7 @@ def offers(found: Found) -> list[Row]:
         arm = _seeds(found, f"recommend-{way}")
         if not arm:
             continue
-        told = _told(_people(arm))
+        told = of_items(_people(arm))
         low, high = told.limits()
         row: Row = {"way": name, "seeds": len(arm), "recall@10": told.mean, "low": low, "high": high}
         columns = (

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from topk_lib.claims.compare import Record
+from topk_lib.claims.compare import Difference, Record, of_items
 
-__all__ = ["MEASURES", "ahead", "interval", "rows"]
+__all__ = ["MEASURES", "ahead", "drawn", "interval", "rows", "some_of"]
 
 Row = dict[str, Any]
 
@@ -52,23 +52,40 @@ def _each(found: Sequence[Record], measure: str) -> np.ndarray:
     return np.array([record["metrics"]["each"][measure] for record in found])
 
 
-def ahead(
-    first: Sequence[Record], second: Sequence[Record], measure: str = "rouge1"
-) -> tuple[float, float, float]:
-    """How much higher the first method's ROUGE is on the same abstracts: the mean and its interval's ends.
+def drawn(of: int, n: int) -> list[int]:
+    """The abstracts that the language model is asked about: at most n of so many, drawn once and for all."""
+    return sorted(np.random.default_rng(0).permutation(of)[:n].tolist())
+
+
+def some_of(record: Record, n: int) -> Record:
+    """A record of all test abstracts, cut to :func:`drawn` ones: what a rule kept of those."""
+    rows = drawn(record["data"]["n_eval"], n)
+    each = {name: [values[i] for i in rows] for name, values in record["metrics"]["each"].items()}
+    return {**record, "data": record["data"] | {"n_eval": len(rows)}, "metrics": {"each": each}}
+
+
+def ahead(first: Sequence[Record], second: Sequence[Record], measure: str = "rouge1") -> Difference:
+    """How much higher the first method's ROUGE is on the same abstracts.
+
+    Seeds and abstracts are the two sources of chance, see :func:`~topk_lib.claims.compare.of_items`.
 
     Args:
-        first, second: records of a method, one a seed; one alone, where nothing is drawn, stands for all.
+        first, second: records of a method, one a seed; one alone, where nothing is drawn, stands for all. Of
+            several those are compared whose seed the other has, too.
         measure: one of :data:`MEASURES`.
 
     Raises:
-        ValueError: they are of different abstracts, or of different numbers of seeds.
+        ValueError: they are of different abstracts, or have no seed in common.
     """
-    a, b = _each(first, measure), _each(second, measure)
-    tested = {(r["data"]["eval_fingerprint"], r["data"]["n_eval"]) for r in (*first, *second)}
-    if len(tested) > 1 or (len(a) != len(b) and 1 not in (len(a), len(b))):
-        raise ValueError("only methods with as many seeds, on the same abstracts, can be compared")
-    return interval(a - b)
+    if len({(r["data"]["eval_fingerprint"], r["data"]["n_eval"]) for r in (*first, *second)}) > 1:
+        raise ValueError("only methods on the same abstracts can be compared")
+    if min(len(first), len(second)) > 1:
+        one, two = ({r["settings"]["seed"]: r for r in some} for some in (first, second))
+        common = sorted(one.keys() & two.keys())
+        if not common:
+            raise ValueError("the two methods have no seed in common: there is nothing to compare")
+        first, second = ([some[seed] for seed in common] for some in (one, two))
+    return of_items(_each(first, measure) - _each(second, measure))
 
 
 def rows(found: Mapping[str, Record], kind: str) -> list[Row]:

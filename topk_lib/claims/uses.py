@@ -8,7 +8,17 @@ from typing import NamedTuple
 import numpy as np
 
 from topk_lib.claims import products
-from topk_lib.claims.compare import LEVEL, Difference, Missing, Record, Results, between, cite, two_sources
+from topk_lib.claims.compare import (
+    LEVEL,
+    Difference,
+    Missing,
+    Record,
+    Results,
+    between,
+    cite,
+    of_items,
+    two_sources,
+)
 from topk_lib.claims.rules import Finding, listed
 
 __all__ = ["USES", "carry_over"]
@@ -67,11 +77,11 @@ def _told(key: str, *arms: Sequence[Record]) -> str:
     return ", the whole ".join(texts)
 
 
-def _of_items(gaps: Sequence[np.ndarray], same: bool = True) -> Difference:
-    """From (items,) differences of each seed; ``same``: the items are the same ones each time."""
-    each = np.mean(gaps, axis=0) if same else np.concatenate(gaps)
-    return two_sources(np.array([gap.mean() for gap in gaps]), float(each.var(ddof=1)) / len(each),
-                       len(each) - 1)  # fmt: skip
+def _of_seeds(gaps: np.ndarray) -> Difference:
+    """Of measures that belong to all texts together: the luck of the seeds alone, where there are several."""
+    if len(gaps) > 1:
+        return two_sources(gaps, 0.0, np.inf)
+    return Difference(float(gaps.mean()), np.inf, 1, 1.0, 1)
 
 
 def _faster(whole: Iterable[float], chosen: Iterable[float]) -> bool:
@@ -86,7 +96,7 @@ def _answers(results: Results) -> Iterator[_Choice]:
         key = f"trained-k{k}"
         gaps = [np.subtract(row["all"]["each"], row[key]["each"]) for row in rows]
         yield _Choice(
-            f"{k} of the sentences", _of_items(gaps, same=False), _POINT,
+            f"{k} of the sentences", of_items(gaps, same=False), _POINT,
             _faster((row["all"]["seconds"] for row in rows), (row[key]["seconds"] for row in rows)),
             f"F1 {_told(f'metrics.{key}.f1 .1%', arm)}, the whole {_told('metrics.all.f1 .1%', arm)}",
         )  # fmt: skip
@@ -100,7 +110,7 @@ def _written(results: Results, start: str, name: str, drawn: bool) -> _Choice:
     spent = [[r["metrics"]["seconds"] + r["metrics"]["seconds_choosing"] for r in some]
              for some in ([whole], arm)]  # fmt: skip
     told = f"ROUGE-1 {_told('metrics.rouge1.mean .3f', arm, [whole])}"
-    return _Choice(name, _of_items(gaps), _POINT, _faster(*spent), told, drawn)
+    return _Choice(name, of_items(gaps), _POINT, _faster(*spent), told, drawn)
 
 
 def _summaries(results: Results) -> Iterator[_Choice]:
@@ -126,7 +136,7 @@ def _translation(results: Results) -> Iterator[_Choice]:
         told = (f"BLEU {_told(f'metrics.greedy.both-{k}.bleu .1f', arm)}, the whole "
                 f"{_told('metrics.greedy.all.bleu .1f', arm)}")  # fmt: skip
         faster = speed[str(k)]["times_faster"] > 1
-        yield _Choice(f"{k:,} types a sentence", two_sources(gaps, 0.0, np.inf), _POINT, faster, told)
+        yield _Choice(f"{k:,} types a sentence", _of_seeds(gaps), _POINT, faster, told)
 
 
 def _names(results: Results) -> Iterator[_Choice]:
@@ -140,8 +150,9 @@ def _names(results: Results) -> Iterator[_Choice]:
         if rates[0] is None:  # not every share is timed: then work is counted
             rates = [-cost[key]["flops_per_post"] for key in (f"doubt {share}", "layers6")]
         told = f"F1 {_told(f'metrics.{share}.f1 .1%', arm)}, the whole {_told('metrics.f1 .1%', whole)}"
-        yield _Choice(f"{share} of the tokens in the upper layers", two_sources(gaps, 0.0, np.inf), _POINT,
-                      rates[0] > rates[1], told)  # fmt: skip
+        yield _Choice(
+            f"{share} of the tokens in the upper layers", _of_seeds(gaps), _POINT, rates[0] > rates[1], told
+        )
 
 
 def _support(results: Results) -> Iterator[_Choice]:
@@ -244,7 +255,7 @@ def _line(use: str, choices: Sequence[_Choice], level: float) -> str:
     low, high = best.lost.limits(level)
     words = "less" if best.cheaper else "no less"
     time = f", in {words} time" if best.allowed else ""
-    return (
-        f"{use}, {best.name}: {best.cited}: loses {100 * low:+.1f} to {100 * high:+.1f} points{time} "
-        f"(seeds: {best.lost.seeds})"
-    )
+    points = f"{100 * low:+.1f} to {100 * high:+.1f} points"
+    if np.isinf(high):
+        points = f"{100 * best.lost.mean:+.1f} points, give or take what one seed cannot tell"
+    return f"{use}, {best.name}: {best.cited}: loses {points}{time} (seeds: {best.lost.seeds})"

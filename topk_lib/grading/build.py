@@ -215,6 +215,7 @@ def _tree(folder: Path, below: str) -> dict[str, bytes]:
 
 
 def _package() -> dict[str, bytes]:
-    """The library as it is here, to be installed where no clone is."""
-    files = {name: (REPOSITORY / name).read_bytes() for name in ("pyproject.toml", "README.md", "LICENSE")}
+    """The library as it is here, to be installed where no clone is, and compiled where a compiler is."""
+    names = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
+    files = {name: (REPOSITORY / name).read_bytes() for name in names}
     return files | _tree(REPOSITORY / "topk_lib", "topk_lib") | _tree(REPOSITORY / "LICENSES", "LICENSES")

@@ -13,7 +13,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from topk_lib import records
-from topk_lib.claims.summaries import MEASURES, interval
+from topk_lib.claims.summaries import MEASURES, drawn, interval
 from topk_lib.data import fingerprint, load_set, source_of
 from topk_lib.models import load_encoder, load_language_model
 from topk_lib.studies.base import Made, Run, check_public
@@ -99,7 +99,7 @@ class _Part(NamedTuple):
 
     def some(self, n: int) -> list[int]:
         """At most n abstracts, drawn once and for all."""
-        return sorted(np.random.default_rng(0).permutation(len(self.abstracts))[:n].tolist())
+        return drawn(len(self.abstracts), n)
 
 
 @cache

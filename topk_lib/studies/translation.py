@@ -50,7 +50,6 @@ SHARES = (0.9, 0.75, 0.5)
 """Of the tokens of a source that are read."""
 
 _SEEDS = range(3)
-_SETTINGS: dict[str, Any] = {"batch_size": 64, "dropout": 0.1}  # where not TranslatorSettings' own
 _VOCABULARY = 8192
 _COMMON = (0.0, 0.125, 0.25, 0.5, 0.75)  # the share of k that is for the commonest
 _AT = 256  # the k at which that share is chosen
@@ -222,7 +221,7 @@ def _written(
 
 def _model(seed: int) -> Made:
     """Train; choose alpha on dev; greedy and beam search on test; and captions of our own, to be shown."""
-    data, settings = _data(), TranslatorSettings(seed=seed, **_SETTINGS)
+    data, settings = _data(), TranslatorSettings(seed=seed)
     trained = train_translator(
         _ROOT / f"s{seed}", data.tokenizer, data.train, data.dev, settings=settings, quiet=True
     )
@@ -379,7 +378,7 @@ def _orphans(name: str, counts: np.ndarray, seed: int) -> float:
 
 def _short() -> Made:
     """A model that was trained on shortened sources, so that it has met such texts."""
-    data, settings = _data(), TranslatorSettings(seed=0, **_SETTINGS)
+    data, settings = _data(), TranslatorSettings()
     rule, share = _SHORT
     cut = {
         name: pairs._replace(sources=_cut(pairs.sources, share, rule, 0))

@@ -60,12 +60,12 @@ class TranslatorSettings:
     layers: int = 3
     heads: int = 4
     inner: int = 512
-    dropout: float = 0.2
+    dropout: float = 0.1
     label_smoothing: float = 0.1
     learning_rate: float = 1e-3
     warmup: float = 0.1
     epochs: int = 12
-    batch_size: int = 128
+    batch_size: int = 64
     patience: int = 4
     seed: int = 0
     precision: str = "auto"
