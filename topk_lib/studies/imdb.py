@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,10 @@ _TRIED: dict[str, dict[str, Any]] = {  # the most promising first: selector, and
     "contextual": {},
     "contextual-pieces": {"marks": "pieces"},
     "distilled-once": {"once": True},
-    "distilled": {},
-    "contextual-running": {"marks": "pieces", "teacher": "head_tail-k128"},
-    "contextual-leftout": {"marks": "left_out", "teacher": "head_tail-k128"},
     "taught-calm": {"once": True, "selector_learning_rate": 1e-4, "start_temperature": 0.1},
+    "distilled": {},
+    "contextual-running": {"marks": "pieces", "teacher": "head_tail-k128"},  # which reads running text
+    "contextual-leftout": {"marks": "left_out", "teacher": "head_tail-k128"},
     "taught-twice": {"once": True, "selector_learning_rate": 1e-4, "start_temperature": 0.1, "epochs": 2},
     "linear-twice": {"epochs": 2},  # the bar of the one before
 }
@@ -80,16 +80,20 @@ def runs(*, gpu: bool, n_train: int | None = None) -> Iterator[Run]:
     n_train = n_train or (25_000 if gpu else SMALL)
     experiment, grid = f"study_{n_train}", dict(_grid(n_train, gpu))
     found = records.load_all(experiment)
-    undecided = Undecided({name: _cost(options) for name, options in grid.items()}, found)
+    undecided = Undecided(_costs(grid, found), found)
     left = sorted(grid, key=lambda name: name not in found)  # stable: else in the order of the grid
     planned: set[str] = set()
     while left:
         name = left[0] if left[0] in found else max(left, key=lambda run: undecided.worth(run, planned))
+        pupil = name not in found and grid[name]["selector"] in PUPILS
+        if pupil and (first := f"{_TEACHER}-s{grid[name]['seed']}") in left:
+            name = first  # made on the way in any case, so that it gets its record
         left.remove(name)
         planned.add(name)
         yield Run(experiment, name, partial(finetuned, Path("runs") / experiment / name, grid[name]))
         if name not in found and records.path_of(experiment, name).is_file():
             undecided.add(name, records.load(experiment, name))
+            undecided.costs = _costs(grid, undecided.found)
     for seed in range(3):
         yield Run("pairs_kept", f"teacher-s{seed}", partial(_marks, seed))
     yield from _dev_runs()
@@ -116,9 +120,17 @@ def _dev_runs() -> Iterator[Run]:
                 yield from (one(idea, k, seed) for idea in some if (k, seed) != (32, 0))
 
 
-def _cost(options: dict[str, Any]) -> float:
-    """About the seconds of a run on 4,000 reviews and two cores: most of them go by the tokens read."""
-    return 40 + 8 * float(options["k"])
+def _costs(grid: dict[str, dict[str, Any]], found: Container[str]) -> dict[str, float]:
+    """About the seconds of each run on 4,000 reviews and two cores: most of them go by the tokens read.
+
+    The pupils of a teacher without a record share what it costs.
+    """
+    costs = {name: 40 + 8 * float(options["k"]) for name, options in grid.items()}
+    for seed in {options["seed"] for options in grid.values()}:
+        if (first := f"{_TEACHER}-s{seed}") in grid and first not in found:
+            pupils = [n for n, o in grid.items() if o["selector"] in PUPILS and o["seed"] == seed]
+            costs |= {name: costs[name] + costs[first] / len(pupils) for name in pupils}
+    return costs
 
 
 def options_of(name: str, n_train: int) -> dict[str, Any]:
