@@ -77,6 +77,12 @@ def finetune(
         str | None,
         typer.Option(help="For taught, distilled and contextual: the folder of a fine-tuned model."),
     ] = None,
+    marks: Annotated[
+        str, typer.Option(help="Of the teacher: slopes; pieces, which it reads whole; or left_out (dear).")
+    ] = "slopes",
+    once: Annotated[
+        bool, typer.Option("--once", help="With a teacher: copies of a token come last.")
+    ] = False,
     keep_after: Annotated[
         str | None, typer.Option(help='Drop tokens inside the encoder: "2:48,4:16" is layer:tokens.')
     ] = None,
@@ -121,6 +127,8 @@ def finetune(
         "start_temperature": start_temperature,
         "final_temperature": final_temperature,
         "teacher": teacher,
+        "marks": marks,
+        "once": once,
         "keep_after": keep_after,
         "n_train": n_train,
         "n_eval": n_eval,

@@ -68,6 +68,24 @@ def test_a_contextual_gate_takes_each_type_once() -> None:
     assert once[[2, 3]].max() < plain[[0, 1, 4]].min()
 
 
+def test_a_taught_gate_takes_each_type_once_and_learns_through_it() -> None:
+    batch = ids_to_batch([[5, 6, 5, 5, 7]])
+    selectors = [make_selector("taught", once=once).attach_encoder(bert()) for once in (False, True)]
+    plain, once = (selector.scores(*batch)[0] for selector in selectors)
+    assert torch.equal(once[[0, 1, 4]], plain[[0, 1, 4]])
+    assert once[[2, 3]].max() < plain[[0, 1, 4]].min()
+    # A copy's score moves with its own gate alone, not with the text's highest and lowest.
+    for scores in (plain, once):
+        scores[2].backward()
+    ours, theirs = ([p.grad for p in selector.parameters()] for selector in selectors)
+    assert any(bool(g.abs().max() > 0) for g in ours if g is not None)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+    assert make_selector("distilled", once=True).options()["once"] is True
+    with pytest.raises(TypeError, match=r"the gate selector: .*once"):
+        make_selector("gate", once=True)
+
+
 def test_a_contextual_gate_says_what_it_needs() -> None:
     with pytest.raises(ValueError, match="layers must be at most the encoder's 2, got 3"):
         contextual(layers=3)

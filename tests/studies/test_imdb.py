@@ -56,7 +56,21 @@ def test_the_order_follows_from_the_records(results: Path) -> None:
         assert next(left).name == name
     while (one := next(left)).name.endswith("-k16-s1"):
         write(one.name, 400 if "gate" in one.name else 160)  # so the gate is far behind
-    assert len({one.name for one in left} & {"gate-k16-s2", "linear-k16-s2"}) == 2
+    rest = [one.name, *(one.name for one in left)]
+    assert {"gate-k16-s2", "linear-k16-s2"} <= {*rest}
+
+
+def test_a_teacher_comes_before_its_pupils_and_they_share_its_cost(results: Path) -> None:
+    order = [one.name for one in imdb.runs(gpu=False) if in_grid(one)]
+    grid = {name: imdb.options_of(name, 4000) for name in order}
+    for seed in range(3):
+        pupils = [name for name in order if grid[name]["selector"] in imdb.PUPILS and name[-1] == str(seed)]
+        at = order.index(f"linear-k128-s{seed}")
+        assert at < order.index(pupils[0])
+        costs, alone = imdb._costs(grid, ()), imdb._costs(grid, [order[at]])
+        more = sum(costs[name] - alone[name] for name in pupils)
+        assert more == pytest.approx(costs[order[at]])
+        assert costs["gate-k16-s0"] == alone["gate-k16-s0"] < alone["taught-k64-s0"]
 
 
 def test_all_runs_have_one_training_budget() -> None:
@@ -163,6 +177,36 @@ def test_a_new_selector_meets_the_dev_split_alone(results: Path, monkeypatch: py
     assert all(options["evaluate_on"] == "dev" for _, options in asked)
     assert asked[1][1]["teacher"] == str(asked[0][0])
     assert "contextual" not in imdb.SELECTORS
+    asked.clear()
+    assert studies.run("imdb", only="study_dev/contextual-k32-running-s0", n_train=4000) == []
+    (folder, teacher), (_, pupil) = asked
+    assert (folder.name, teacher["selector"], teacher["k"]) == ("head_tail-k128-s0", "head_tail", 128)
+    assert (pupil["teacher"], pupil["marks"]) == (str(folder), "pieces")
+    record = records.load(imdb.DEV, "contextual-k32-running-s0")
+    assert record["settings"]["teacher"] == "head_tail-k128"
+
+
+def test_the_dev_split_tries_every_idea_and_goes_on_with_the_best_two(results: Path) -> None:
+    def order() -> list[str]:
+        return [one.name for one in imdb.runs(gpu=False) if one.experiment == imdb.DEV]
+
+    before = order()
+    ideas = len(imdb._TRIED) + len(imdb._BAR)
+    assert len({*before}) == len(before) == 9 * ideas
+    first, later = before[:ideas], before[ideas:]
+    assert all("-k32-" in name and name.endswith("-s0") for name in first)
+    best = ("taught-k32-calm-s0", "distilled-k32-once-s0")
+    for name in first:
+        accuracy = 0.9 if name in best else 0.99 if "linear" in name else 0.8
+        records.write(
+            imdb.DEV, name, metrics={"accuracy": accuracy}, settings={}, data={}, seconds=1.0
+        )  # fmt: skip
+    after = order()
+    assert sorted(after) == sorted(before)
+    assert after[:ideas] == first
+    assert {"taught-k16-calm-s0", "distilled-k16-once-s0", "distinct-k16-s0"} <= {*after[ideas : ideas + 5]}
+    assert not {"contextual-k16-s0"} & {*after[: ideas + 40]}
+    assert after[ideas:] != later
 
 
 def test_a_failed_run_does_not_stop_the_others(

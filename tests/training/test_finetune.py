@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from topk_lib.cli import app
 from topk_lib.selectors.gate import GateSelector
-from topk_lib.training import Settings, evaluate, finetune, load_model, predict
+from topk_lib.training import Settings, attributions, evaluate, finetune, load_model, predict
 from topk_lib.training.folder import last_checkpoint
 from topk_lib.training.trainer import make_trainer
 
@@ -97,6 +97,32 @@ def test_a_teacher_gives_a_gate_its_start(trained: Path, tmp_path: Path) -> None
             scores[selector] = load_model(folder)[0].selector.scores(ids, mask)
     assert torch.allclose(scores["taught"], scores["distilled"], atol=1e-4)
     assert not torch.allclose(scores["gate"], scores["distilled"], atol=1e-1)
+
+
+def test_what_a_teacher_marks(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole texts; or pieces that it reads whole, and fewer and shorter ones where tokens are left out."""
+    module = sys.modules["topk_lib.training.finetune"]  # its name is also that of the function
+    monkeypatch.setattr(module, "_LEFT_OUT", 10)
+    monkeypatch.setattr(module, "_PIECE", 8)
+    marked: dict[str, tuple[int, int, bool]] = {}
+    for marks in ("slopes", "pieces", "left_out"):
+
+        def watched(model: Any, ids: list[list[int]], *, left_out: bool, marks: str = marks) -> Any:
+            marked[marks] = len(ids), max(map(len, ids)), left_out
+            return attributions(model, ids, left_out=left_out)
+
+        monkeypatch.setattr(module, "attributions", watched)
+        once = marks != "slopes"
+        folder = finetune(
+            tmp_path / marks, selector="distilled", teacher=str(trained), marks=marks, once=once, quiet=True,
+            **_model(trained) | OPTIONS,
+        ).folder  # fmt: skip
+        selector = load_model(folder)[0].selector
+        assert selector.once == once  # in the folder, too
+    (n, longest, left_out), *rest = marked.values()
+    assert (n, left_out) == (64, False)
+    assert longest > 16
+    assert rest == [(64, 16, False), (10, 8, True)]
 
 
 def test_other_settings_in_the_folder_are_refused(trained: Path) -> None:
@@ -248,7 +274,7 @@ def test_a_teacher_sees_both_classes_of_a_sorted_source(
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     seen: list[list[int]] = []
 
-    def pretend(_: Any, ids: list[list[int]]) -> list[torch.Tensor]:
+    def pretend(_: Any, ids: list[list[int]], **__: Any) -> list[torch.Tensor]:
         seen.extend(ids)
         return [torch.ones(len(i)) for i in ids]
 

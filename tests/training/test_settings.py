@@ -51,6 +51,10 @@ ALL = (*NUMBERS, *WHOLE)
         ({"selector": "best"}, ValueError, "unknown selector 'best'"),
         ({"selector": "distilled"}, ValueError, "learns from a teacher: name the folder"),
         ({"selector": "linear", "teacher": "x"}, ValueError, "have a teacher, not linear"),
+        ({"marks": "x"}, ValueError, "marks must be slopes, pieces or left_out, got 'x'"),
+        ({"marks": "pieces"}, ValueError, "marks is for a selector with a teacher, not for first"),
+        ({"selector": "gate", "once": True}, ValueError, "once is for a selector with a teacher, not for"),
+        ({"once": 1}, TypeError, "once must be True or False, got 1"),
         ({"kk": 3}, TypeError, "no option 'kk': choose from model"),
     ],
 )  # fmt: skip

@@ -11,7 +11,6 @@ from transformers import AutoModel
 
 from topk_lib.selectors.base import Selector, register, whole
 from topk_lib.selectors.gate import DistilledSelector
-from topk_lib.selectors.interaction import copies_last
 
 __all__ = ["ContextualSelector"]
 
@@ -26,8 +25,7 @@ class ContextualSelector(DistilledSelector):
     the encoder's first layers, as they are when it is attached (pretrained, that is), and never trains
     them: x_i is what they make of token i in its block of the text. Blocks bound the cost: it grows as the
     length, and a layer on all n tokens costs about as much as the whole encoder of L layers on n / L.
-    A teacher's marks say how much a token moves an answer, so that copies of a word share its mark; later
-    copies of a type therefore come last, see :func:`~topk_lib.selectors.interaction.copies_last`.
+    Later copies of a type come last.
 
     Args:
         layers: of the encoder that are copied.
@@ -50,11 +48,8 @@ class ContextualSelector(DistilledSelector):
         hidden: int = 64,
         context: int = 5,
     ) -> None:
-        super().__init__(seed, vocabulary, hidden=hidden, context=context)
+        super().__init__(seed, vocabulary, once=once, hidden=hidden, context=context)
         self.layers, self.block = whole("layers", layers, 1), whole("block", block, 1)
-        if not isinstance(once, bool):
-            raise TypeError(f"once must be True or False, got {once!r}")
-        self.once = once
         self.reader: Any = None
         self._most = self.block
 
@@ -129,10 +124,5 @@ class ContextualSelector(DistilledSelector):
         turned: Tensor = found.reshape(batch, -1, channels)[:, :length]
         return turned.gather(1, back)
 
-    def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        scores = self.gate(input_ids, attention_mask)
-        return copies_last(scores, input_ids, attention_mask) if self.once else scores
-
     def options(self) -> dict[str, Any]:
-        own = {"layers": self.layers, "block": self.block, "once": self.once}
-        return own | super().options()
+        return {"layers": self.layers, "block": self.block} | super().options()

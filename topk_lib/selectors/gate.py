@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from topk_lib.selectors.base import Selector, ids_to_batch, register, whole
 from topk_lib.selectors.corpus import LinearSelector
+from topk_lib.selectors.interaction import copies_last
 
 __all__ = ["DistilledSelector", "GateSelector", "HistorySelector", "TaughtSelector"]
 
@@ -168,11 +169,37 @@ class TaughtSelector(GateSelector):
     """A gate that starts from a teacher's token labels, and is then trained end to end.
 
     The labels are attributions: how much each token moved the answer of a model that has been trained,
-    see :func:`~topk_lib.training.attributions`.
+    see :func:`~topk_lib.training.attributions`. They say how much a token moves an answer, so that copies of
+    a word share its mark.
+
+    Args:
+        once: whether copies come last, see :func:`~topk_lib.selectors.interaction.copies_last`.
+        hidden, context: of the gate.
     """
 
     name: ClassVar[str] = "taught"
     rule: ClassVar[str] = "taught gate"
+
+    def __init__(
+        self,
+        seed: int = 0,
+        vocabulary: int | None = None,
+        *,
+        once: bool = False,
+        hidden: int = 64,
+        context: int = 5,
+    ) -> None:
+        super().__init__(seed, vocabulary, hidden=hidden, context=context)
+        if not isinstance(once, bool):
+            raise TypeError(f"once must be True or False, got {once!r}")
+        self.once = once
+
+    def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        scores = self.gate(input_ids, attention_mask)
+        return copies_last(scores, input_ids, attention_mask) if self.once else scores
+
+    def options(self) -> dict[str, Any]:
+        return {"once": self.once} | super().options()
 
     def fit(self, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None = None) -> Selector:
         raise ValueError(

@@ -33,9 +33,9 @@ def copies_last(scores: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Te
 
     A coverage term: the first token of a type covers it, and its like adds nothing until all are covered.
     """
-    real = attention_mask.bool()
-    lowest = scores.masked_fill(~real, torch.inf).amin(-1, keepdim=True)
-    highest = scores.masked_fill(~real, -torch.inf).amax(-1, keepdim=True)
+    real, fixed = attention_mask.bool(), scores.detach()  # a copy's gradient is its own alone
+    lowest = fixed.masked_fill(~real, torch.inf).amin(-1, keepdim=True)
+    highest = fixed.masked_fill(~real, -torch.inf).amax(-1, keepdim=True)
     lower = (scores - (highest - lowest) - 1).nan_to_num()  # of a text without a token
     return torch.where(is_copy(input_ids, attention_mask), lower, scores)
 

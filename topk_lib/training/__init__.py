@@ -1,7 +1,7 @@
 """Pretraining, fine-tuning, evaluation and the counting baselines."""
 
 from topk_lib.training.answer import answers, evaluate, load_model, predict, tokenize
-from topk_lib.training.attribution import attributions
+from topk_lib.training.attribution import attributions, pieces
 from topk_lib.training.baselines import nb_svm, tfidf_logistic
 from topk_lib.training.corpus import mask_tokens, train_tokenizer
 from topk_lib.training.explain import Explanation, explain
@@ -42,6 +42,7 @@ __all__ = [
     "measure",
     "nb_svm",
     "number_metrics",
+    "pieces",
     "predict",
     "pretrain",
     "search",

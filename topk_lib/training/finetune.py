@@ -27,11 +27,11 @@ from topk_lib.data import (
 from topk_lib.data.labels import CLASS, NUMBER, SEVERAL
 from topk_lib.data.reviews import draw
 from topk_lib.models import TopKForSequenceClassification, errors_only
-from topk_lib.selectors import Selector, TaughtSelector
+from topk_lib.selectors import Selector, TaughtSelector, make_selector
 from topk_lib.training import folder as places
 from topk_lib.training.adapt import adapt, merge
 from topk_lib.training.answer import columns_of, load_model, second_of
-from topk_lib.training.attribution import attributions
+from topk_lib.training.attribution import attributions, pieces
 from topk_lib.training.card import write_card
 from topk_lib.training.metrics import measure
 from topk_lib.training.settings import Settings, checked_settings, layers_kept
@@ -40,6 +40,7 @@ from topk_lib.training.trainer import logits_of, make_trainer
 
 __all__ = ["FinetuneResult", "finetune"]
 
+_LEFT_OUT, _PIECE = 1000, 32  # texts and tokens of each: leaving out costs the square of a piece
 _WORST = 100.0  # nats a text: no training that has not diverged is so wrong
 
 
@@ -93,7 +94,10 @@ def finetune(
               ``selector_learning_rate`` (peak), ``start_temperature`` and ``final_temperature`` (of its
               soft weights and noise) where it is trained along.
             - ``teacher``: for the taught, the distilled and the contextual selector, the folder of a model to
-              learn from; train it on the same reviews.
+              learn from; train it on the same reviews. ``marks`` says what it marks: "slopes" in what it
+              reads of whole texts; or in a piece of each text, which it reads whole, slopes ("pieces") or
+              what leaving out each token does ("left_out", of fewer and shorter pieces, since that is dear).
+            - ``once``: such a selector takes each token type once before any twice; contextual always does.
             - ``k``: tokens the encoder reads of each review, [CLS] and [SEP] included; ``share``,
               ``spend`` and ``positions`` as in
               :meth:`~topk_lib.models.TopKForSequenceClassification.from_encoder`.
@@ -167,9 +171,12 @@ def _train(
             "to learn takes two classes at least"
         )
     set_seed(settings.seed)  # the classification head is drawn here
+    selector: str | Selector = settings.selector
+    if settings.once:
+        selector = make_selector(selector, seed=settings.seed, once=True)
     model, tokenizer = TopKForSequenceClassification.from_encoder(
         settings.model,
-        settings.selector,
+        selector,
         settings.k,
         seed=settings.seed,
         attention_dropout=settings.attention_dropout,
@@ -277,8 +284,12 @@ def _fit(
     if settings.n_train is None:  # a whole split may be sorted by label; drawn reviews are in random order
         generator = torch.Generator().manual_seed(settings.seed)
         order = torch.randperm(len(ids), generator=generator).tolist()
-    some = [ids[i] for i in order[: selector.TEXTS]]
-    moved = attributions(teacher, some)
+    left_out = settings.marks == "left_out"
+    some = [ids[i] for i in order[: _LEFT_OUT if left_out else selector.TEXTS]]
+    if settings.marks != "slopes":
+        size = min(teacher.config.k, _PIECE) if left_out else teacher.config.k
+        some = list(pieces(some, size, teacher.config.special_ids, seed=settings.seed))
+    moved = attributions(teacher, some, left_out=left_out)
     # Attributions spread over orders of magnitude; their logarithms are nearly normal.
     selector.teach(some, [x.clamp(min=1e-4).log() for x in moved])
 

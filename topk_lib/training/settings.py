@@ -27,6 +27,7 @@ _ONE_OF = {
     "spend": ("text", "batch"),
     "positions": ("compact", "original"),
     "evaluate_on": ("test", "dev"),
+    "marks": ("slopes", "pieces", "left_out"),
     "objective": ("masked", "causal"),
 }
 
@@ -52,6 +53,8 @@ class Settings:
     start_temperature: float = 0.3
     final_temperature: float = 0.03
     teacher: str | None = None
+    marks: str = "slopes"
+    once: bool = False
     keep_after: str | None = None
     n_train: int | None = None
     n_eval: int | None = None
@@ -80,6 +83,9 @@ def checked_settings(options: dict[str, Any]) -> Settings:
         )
     if settings.teacher is not None and not pupil:
         raise ValueError(f"only taught, distilled and contextual have a teacher, not {settings.selector}")
+    for name in ("marks", "once"):
+        if getattr(settings, name) != getattr(Settings, name) and not pupil:
+            raise ValueError(f"{name} is for a selector with a teacher, not for {settings.selector}")
     layers_kept(settings.keep_after)
     return settings
 
