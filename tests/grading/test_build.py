@@ -227,6 +227,7 @@ def test_gradescope_gets_all_that_it_needs(built: Path) -> None:
     assert {"setup.sh", "run_autograder", "pyproject.toml", "topk_lib/grading/gradescope.py",
             f"coursework/{NAME}/master.md", f"coursework/private/{NAME}/hidden.py"} <= held  # fmt: skip
     assert any(name.startswith("topk_lib/data/corpus/") for name in held)
+    assert {"setup.py", "topk_lib/ops/cpp/module.cpp"} <= held, "to compile the operators"
     assert not [name for name in held if "__pycache__" in name]
     assert rights["run_autograder"]
     assert rights["setup.sh"]
