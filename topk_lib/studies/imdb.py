@@ -53,9 +53,9 @@ _TRIED: dict[str, dict[str, Any]] = {  # the most promising first: selector, and
     "taught-calm": {"once": True, "selector_learning_rate": 1e-4, "start_temperature": 0.1},
     "distilled": {},
     "contextual-running": {"marks": "pieces", "teacher": "head_tail-k128"},  # which reads running text
-    "contextual-leftout": {"marks": "left_out", "teacher": "head_tail-k128"},
     "taught-twice": {"once": True, "selector_learning_rate": 1e-4, "start_temperature": 0.1, "epochs": 2},
     "linear-twice": {"epochs": 2},  # the bar of the one before
+    "contextual-leftout": {"marks": "left_out", "teacher": "head_tail-k128"},
 }
 
 _PRAISE = "best brilliant excellent masterpiece wonderful superb perfect amazing genius great fantastic"
