@@ -47,8 +47,9 @@ PUPILS = ("taught", "distilled", "contextual")
 DEV = "study_dev"
 _BAR = ("distinct", "mutual_information", "linear")  # the hard rules to beat
 _TRIED: dict[str, dict[str, Any]] = {  # the most promising first: selector, and what is different in a word
-    "contextual": {},
+    "distilled-pieces": {"marks": "pieces", "once": True},
     "contextual-pieces": {"marks": "pieces"},
+    "contextual": {},
     "distilled-once": {"once": True},
     "taught-calm": {"once": True, "selector_learning_rate": 1e-4, "start_temperature": 0.1},
     "distilled": {},
