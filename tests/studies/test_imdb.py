@@ -197,7 +197,8 @@ def test_the_dev_split_tries_every_idea_and_goes_on_with_the_best_two(results: P
     assert all("-k32-" in name and name.endswith("-s0") for name in first)
     best = ("taught-k32-calm-s0", "distilled-k32-once-s0")
     for name in first:
-        accuracy = 0.9 if name in best else 0.99 if "linear" in name else 0.8
+        # linear weights are the bar, and two epochs no idea
+        accuracy = 0.9 if name in best else 0.99 if "linear" in name or "twice" in name else 0.8
         records.write(
             imdb.DEV, name, metrics={"accuracy": accuracy}, settings={}, data={}, seconds=1.0
         )  # fmt: skip

@@ -89,6 +89,7 @@ def test_marks_of_a_model(tiny_encoder: Path, tmp_path: Path) -> None:
     assert made.metrics["k500"]["kept"] == 1
     # What it did not read has no mark: 20 tokens are those that it read, [SEP] for the last.
     assert made.metrics["k20"]["kept"] == first["kept"]
+    assert made.metrics["all"] == study.answers(tmp_path)
 
 
 def test_a_model_s_answers(tiny_encoder: Path, tmp_path: Path) -> None:

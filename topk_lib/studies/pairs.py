@@ -132,14 +132,16 @@ def marks_kept(folder: str | Path, ks: Sequence[int] = KS) -> Made:
     """What the k tokens keep that moved a trained model's own answer most.
 
     A gate that is distilled learns these marks from it; how many turning words they point at bounds what
-    such a pupil can learn to keep.
+    such a pupil can learn to keep. What the model itself answers says whether the words would help: who has
+    read them all and is no better than a coin does not lack words.
 
     Args:
         folder: of a model that ``finetune`` saved.
         ks: tokens that are kept of a text, special ones included.
 
     Returns:
-        In ``metrics``, for ``k16``, ``k32`` and so on, what :func:`kept_of` says.
+        In ``metrics``, for ``k16``, ``k32`` and so on, what :func:`kept_of` says, and for ``all``, with what
+        the model itself reads, what :func:`answers` says.
     """
     model, tokenizer, _ = load_model(folder)
     pairs = read_pairs(tokenizer)
@@ -149,6 +151,7 @@ def marks_kept(folder: str | Path, ks: Sequence[int] = KS) -> Made:
         marks[row, : len(moved)] = moved
     pinned = pairs.mask.bool() & ~pairs.body
     metrics = {f"k{k}": kept_of(pairs, choose(marks, pairs.mask.bool(), pinned, k).mask) for k in ks}
+    metrics["all"] = answers(folder)
     data = {"source": source_of(load_pairs()), "n_pairs": len(pairs.edits),
             "eval_fingerprint": fingerprint(load_pairs())}  # fmt: skip
     return Made(metrics, {"model": Path(folder).name, "ks": list(ks)}, data)

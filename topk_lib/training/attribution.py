@@ -84,7 +84,8 @@ def _without_each(model: TopKForSequenceClassification, reading: Reading) -> Ten
     parted = model.read(
         reading._replace(input_ids=ids, attention_mask=seen, positions=places, token_type_ids=types)
     ).logits
-    return (direction * (whole - parted)).sum(-1).abs()[None]
+    moved: Tensor = (direction * (whole - parted)).sum(-1).abs()
+    return moved[None]
 
 
 def _direction(logits: Tensor, config: Any) -> Tensor:

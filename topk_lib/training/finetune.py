@@ -173,7 +173,7 @@ def _train(
     set_seed(settings.seed)  # the classification head is drawn here
     selector: str | Selector = settings.selector
     if settings.once:
-        selector = make_selector(selector, seed=settings.seed, once=True)
+        selector = make_selector(settings.selector, seed=settings.seed, once=True)
     model, tokenizer = TopKForSequenceClassification.from_encoder(
         settings.model,
         selector,
