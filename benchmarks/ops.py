@@ -23,7 +23,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from torch import Tensor
 
 from topk_lib import argtopk, hard_topk, records, sample_topk, soft_topk, topk_mask
 from topk_lib.ops import native
+from topk_lib.ops.soft import LINKS
 
 DEVICE = torch.device(records.device_kind())
 MOST = 1 << 29 if DEVICE.type == "cuda" else 1 << 23  # entries of the largest shape timed
@@ -38,6 +39,7 @@ SECONDS = 0.3 if DEVICE.type == "cuda" else 1.5  # spent on a shape, all functio
 CODES = ("any processor", "AVX2", "AVX-512")  # of the compiled operators, as their levels are numbered
 BY_VALUE = "topk_lib by value"  # in the order in which torch.topk gives them
 
+T = TypeVar("T")
 Call = Callable[[], object]
 
 
@@ -70,19 +72,15 @@ def hard_cases() -> Iterator[Case]:
             where = x.sort(dim=-1, descending=True, stable=True).indices[:, :k].sort(dim=-1).values
             return x.gather(-1, where), where
 
-        def by_numpy(x: Tensor = x, k: int = k) -> object:
-            os.environ["TOPK_BACKEND"] = "numpy"  # what runs where nothing was compiled
-            try:
-                return hard_topk(x, k)
-            finally:
-                del os.environ["TOPK_BACKEND"]
+        def ours(x: Tensor = x, k: int = k) -> object:
+            return hard_topk(x, k)
 
         calls: dict[str, Call] = {
-            "topk_lib": lambda x=x, k=k: hard_topk(x, k),  # type: ignore[misc]
+            "topk_lib": ours,
             "topk_lib mask": lambda x=x, k=k: topk_mask(x, k),  # type: ignore[misc]
             "topk_lib indices": lambda x=x, k=k: argtopk(x, k),  # type: ignore[misc]
             BY_VALUE: lambda x=x, k=k: hard_topk(x, k, order="value"),  # type: ignore[misc]
-            **({"topk_lib numpy": by_numpy} if DEVICE.type == "cpu" else {}),
+            **({"topk_lib numpy": _by_numpy(ours)} if DEVICE.type == "cpu" else {}),
             "torch.topk + sort": by_topk,
             "torch.topk": lambda x=x, k=k: x.topk(k),  # type: ignore[misc]
             "torch.sort": by_sort,
@@ -90,6 +88,19 @@ def hard_cases() -> Iterator[Case]:
         for name, f in peers.items():
             calls[name] = lambda f=f, x=x, k=k: f(x, k)  # type: ignore[misc]
         yield Case(f"{rows}x{n}x{k}", rows * (n * (4 + 1) + k * (4 + 8)), calls)
+
+
+def _by_numpy(f: Callable[..., T]) -> Callable[..., T]:
+    """The same by what runs where nothing was compiled."""
+
+    def run(*args: Tensor) -> T:
+        os.environ["TOPK_BACKEND"] = "numpy"
+        try:
+            return f(*args)
+        finally:
+            del os.environ["TOPK_BACKEND"]
+
+    return run
 
 
 def hard_peers() -> dict[str, Callable[[Tensor, int], object]]:
@@ -120,7 +131,9 @@ def soft_cases() -> Iterator[Case]:
             continue
         x = torch.randn(rows, n, device=DEVICE)
         g = torch.randn(rows, n, device=DEVICE)
-        functions = {f"topk_lib {link}": _ours(link, k) for link in ("sigmoid", "laplace", "clip", "exp")}
+        functions = {f"topk_lib {link}": _ours(link, k) for link in LINKS}
+        if DEVICE.type == "cpu":
+            functions |= {f"topk_lib numpy {link}": _by_numpy(_ours(link, k)) for link in LINKS}
         functions |= {name: make(rows, n, k) for name, make in peers.items()}
         calls: dict[str, Call] = {}
         for name, f in functions.items():

@@ -19,6 +19,7 @@ from topk_lib import reference, soft_topk, soft_topk_threshold
 
 LINKS = ["sigmoid", "laplace", "clip", "exp"]
 links = pytest.mark.parametrize("link", LINKS)
+pytestmark = pytest.mark.usefixtures("cpu_code")
 
 
 @st.composite

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 __all__ = [
     "check_integers",
     "check_scores",
+    "laid_out",
     "last",
     "number",
     "number_per_row",
@@ -44,6 +45,11 @@ def untraced(*tensors: Tensor | None) -> bool:
 
 def plain(scores: Any, dim: int) -> bool:
     """Whether these are numbers of a CPU, row after row, that nothing traces or differentiates."""
+    return laid_out(scores, dim) and not (scores.requires_grad and torch.is_grad_enabled())
+
+
+def laid_out(scores: Any, dim: int) -> bool:
+    """Whether these are numbers of a CPU, row after row, that nothing but reverse mode looks at."""
     return (
         not _tracing()
         and _bare(scores)
@@ -52,7 +58,6 @@ def plain(scores: Any, dim: int) -> bool:
         and scores.dtype in _DTYPES
         and scores.dim() > 0
         and dim in (-1, scores.dim() - 1)
-        and not (scores.requires_grad and torch.is_grad_enabled())
         and not transformed()
     )
 
@@ -70,6 +75,7 @@ def _bare(tensor: Any) -> bool:
         type(tensor) in (Tensor, torch.nn.Parameter)
         and not tensor.is_neg()
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and torch._C._has_storage(tensor)  # none inside ``is_grads_batched``
     )
 
 

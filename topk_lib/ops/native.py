@@ -1,9 +1,14 @@
-"""The compiled operators of ``cpp/``, where they were built; elsewhere NumPy does the same, bit for bit.
+"""The compiled operators of ``cpp/``, where they were built; elsewhere NumPy does the same.
+
+Hard choices are the same bit for bit, soft weights to the spacing of their dtype.
 
 A compiled extension and not Numba: Numba compiles in the first call of every process (seconds, or a cache on
 disk that must be trusted), is one more dependency of every installation, lags behind new Pythons, and costs
 microseconds a call; this one needs a compiler once, where the wheel is built, and serves every Python. It is
 optional: ``setup.py`` goes on where there is no compiler.
+
+Soft top-k has a polynomial of its own for the exponential function (``lanes.h``): that of the C library takes
+one number at a time.
 """
 
 from __future__ import annotations
@@ -12,17 +17,32 @@ import contextlib
 import ctypes
 import functools
 import importlib
+import math
 import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from topk_lib.ops.arguments import plain
+from topk_lib.ops.arguments import laid_out, plain
 
-__all__ = ["argtopk", "choose", "module", "ready", "sample", "serves", "threads", "topk", "topk_mask"]
+__all__ = [
+    "argtopk",
+    "choose",
+    "module",
+    "ready",
+    "sample",
+    "serves",
+    "soft",
+    "soft_backward",
+    "soft_ready",
+    "threads",
+    "topk",
+    "topk_mask",
+]
 
 _KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
+_LINKS = {"sigmoid": 0, "laplace": 1, "clip": 2, "exp": 3}
 _TOO_LONG = 2**31
 
 module: Any = None
@@ -171,3 +191,88 @@ def choose(
         False,
         False,
     )
+
+
+def soft_ready(scores: Tensor, k: Any, temperature: Any, dim: int, link: str) -> bool:
+    """Whether :func:`soft` may be called directly: no backend is asked for, and what is given is right."""
+    return (
+        module is not None
+        and type(k) in (int, float)
+        and type(temperature) in (int, float)
+        and laid_out(scores, dim)
+        and not module.named()
+        and 0 <= k <= scores.shape[-1]
+        and 0 < scores.shape[-1] < _TOO_LONG
+        and 0 < temperature < math.inf
+        and link in _LINKS
+    )
+
+
+def soft(
+    rows: Tensor,
+    k: float | Tensor,
+    temperature: float | Tensor,
+    ok: Tensor | None,
+    link: str,
+    taus: Tensor | None = None,
+) -> Tensor:
+    """The weights of soft top-k, (..., n) contiguous, dtype of the scores.
+
+    Args:
+        rows: (..., n) float16, bfloat16, float32 or float64, on a CPU, 0 < n < 2**31.
+        k, temperature: a number, or (...) float64.
+        ok: (..., n) bool, True for entries that may have weight; all where None.
+        link: "sigmoid", "laplace", "clip" or "exp".
+        taus: (..., 2) float64 for float64 scores, else float32, contiguous: gets tau as a sum of two.
+    """
+    rows, ok, k, temperature = _in_rows(rows), _in_rows(ok), _each(k), _each(temperature)
+    weights = rows.new_empty(rows.shape)
+    module.soft(
+        *_asked(rows, temperature, ok, link), *_number(k), weights.data_ptr(),
+        0 if taus is None else taus.data_ptr(),
+    )  # fmt: skip
+    return weights
+
+
+def soft_backward(
+    rows: Tensor, taus: Tensor, temperature: float | Tensor, ok: Tensor | None, link: str, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of the scores, (..., n), of k and of the temperature, (...) float64, all contiguous.
+
+    Args:
+        rows, temperature, ok, link: as in :func:`soft`.
+        taus: what it wrote there.
+        grad: (..., n), the gradient of the weights, in their dtype.
+    """
+    rows, ok, grad, temperature = _in_rows(rows), _in_rows(ok), _in_rows(grad), _each(temperature)
+    of_scores = rows.new_empty(rows.shape)
+    of_k = rows.new_empty(rows.shape[:-1], dtype=torch.float64)
+    of_temperature = torch.empty_like(of_k)
+    module.soft_backward(
+        *_asked(rows, temperature, ok, link), taus.data_ptr(), grad.data_ptr(),
+        of_scores.data_ptr(), of_k.data_ptr(), of_temperature.data_ptr(),
+    )  # fmt: skip
+    return of_scores, of_k, of_temperature
+
+
+def _asked(rows: Tensor, temperature: float | Tensor, ok: Tensor | None, link: str) -> tuple[float, ...]:
+    """What all functions of soft top-k are told."""
+    n = rows.shape[-1]
+    count = rows.numel() // n
+    return (
+        1 if count < 2 else threads(), rows.data_ptr(), _KINDS[rows.dtype], count, n, _LINKS[link],
+        *_number(temperature), 0 if ok is None else ok.data_ptr(),
+    )  # fmt: skip
+
+
+# What is handed over by its address must lie row after row, and live until the call is over.
+def _in_rows(x: Any) -> Any:
+    return None if x is None else x.contiguous()
+
+
+def _each(number: Any) -> Any:
+    return number.reshape(-1).contiguous() if isinstance(number, Tensor) else number
+
+
+def _number(number: float | Tensor) -> tuple[float, int]:
+    return (0.0, number.data_ptr()) if isinstance(number, Tensor) else (number, 0)

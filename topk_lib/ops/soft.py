@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from topk_lib.ops.arguments import check_scores, last, number_per_row, seen, transformed
+from topk_lib.ops import native
+from topk_lib.ops.arguments import check_scores, last, number_per_row, seen, transformed, untraced
 from topk_lib.ops.backend import use_triton
 from topk_lib.ops.hard import topk_mask
 from topk_lib.ops.soft_cpu import soft_backward, soft_forward
@@ -68,13 +70,20 @@ def soft_topk(
         >>> soft_topk(torch.tensor([0.0, 1.0, 2.0]), 2, 0.1).round(decimals=3)
         tensor([0.000, 1.000, 1.000])
     """
-    rows, ok, budget, temp = prepare(scores, k, temperature, dim, link, valid)
-    weights = _solve(rows, budget, temp, ok, link)[0]
+    if valid is None and native.soft_ready(scores, k, temperature, dim, link):
+        rows, ok = scores, None
+        if scores.requires_grad and torch.is_grad_enabled():
+            weights = _by_compiled(scores, k, temperature, None, link)
+        else:
+            weights = native.soft(scores, k, temperature, None, link)
+    else:
+        rows, ok, budget, temp = prepare(scores, k, temperature, dim, link, valid)
+        weights = _weights(rows, budget, temp, ok, link)
     if hard:
         # Detached from all transforms at once, so that derivatives of every kind are the soft ones.
         chosen = hard_mask(rows, k, ok).to(weights.dtype)
         weights = chosen + (weights - weights.detach())
-    return weights.movedim(-1, dim)
+    return weights if rows is scores else weights.movedim(-1, dim)
 
 
 def hard_mask(rows: Tensor, k: int | float | Tensor, ok: Tensor | None) -> Tensor:
@@ -135,6 +144,54 @@ def prepare(
     return rows, ok, budget, temp
 
 
+def _weights(rows: Tensor, k: Tensor, temperature: Tensor, ok: Tensor | None, link: str) -> Tensor:
+    """Weights (..., n), differentiable in every mode."""
+    bare = untraced(rows, k, temperature, ok) and not transformed()
+    if bare and _is_compiled(rows) and not _on_triton(rows):  # an op's dispatch costs more than a short row
+        return _by_compiled(rows, k, temperature, ok, link)
+    return _solve(rows, k, temperature, ok, link)[0]
+
+
+class _Compiled(torch.autograd.Function):
+    """Weights by the compiled code, where nothing but reverse mode looks on; arguments of ``native.soft``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        k: float | Tensor,
+        temperature: float | Tensor,
+        ok: Tensor | None,
+        link: str,
+    ) -> Tensor:
+        taus = rows.new_empty(*rows.shape[:-1], 2, dtype=_wide(rows))
+        ctx.link, ctx.numbers = link, [x for x in (k, temperature) if not isinstance(x, Tensor)]
+        ctx.save_for_backward(rows, taus, ok, *(x for x in (k, temperature) if isinstance(x, Tensor)))
+        return native.soft(rows, k, temperature, ok, link, taus)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, taus, ok, *per_row = ctx.saved_tensors
+        k, temperature = per_row or ctx.numbers
+        once = not torch.is_grad_enabled() and not transformed()
+        if once and untraced(grad):
+            found = native.soft_backward(rows, taus, temperature, ok, ctx.link, grad)
+        else:
+            if not per_row:
+                k, temperature = (torch.full(rows.shape[:-1], x, dtype=torch.float64) for x in ctx.numbers)
+            if torch.is_grad_enabled():  # the same taus, but with derivatives
+                taus = _solved(rows, k, temperature, ok, ctx.link)[1]
+            if once:
+                found = _fused_backward(rows, taus, temperature, ok, ctx.link, grad)
+            else:
+                found = _gradients(rows, taus, temperature, ok, ctx.link, grad, None)
+        wanted = ctx.needs_input_grad
+        return *(x if want else None for x, want in zip(found, wanted, strict=False)), None, None
+
+
+_by_compiled: Callable[..., Tensor] = _Compiled.apply
+
+
 def _solve(
     rows: Tensor, k: Tensor, temperature: Tensor, ok: Tensor | None, link: str
 ) -> tuple[Tensor, Tensor]:
@@ -152,9 +209,13 @@ def _solved(
     rows: Tensor, k: Tensor, temperature: Tensor, ok: Tensor | None, link: str
 ) -> tuple[Tensor, Tensor]:
     """Weights (..., n) and tau (..., 2), the sum of a coarse and a fine part, float32 or float64."""
-    rows, k = rows.detach(), k.detach()
-    temperature, flags = held(temperature.detach(), _wide(rows)), _flags(ok, rows)
-    if _on_triton(rows):
+    rows, k, temperature = rows.detach(), k.detach(), temperature.detach()
+    triton = _on_triton(rows)
+    if _is_compiled(rows) and not triton:
+        taus = rows.new_empty(*rows.shape[:-1], 2, dtype=_wide(rows))
+        return native.soft(rows, k, temperature, ok, link, taus), taus
+    temperature, flags = held(temperature, _wide(rows)), _flags(ok, rows)
+    if triton:
         from topk_lib.kernels.soft import soft_topk_rows
 
         flat, ks, temperatures = _flat(rows, k, temperature)
@@ -180,12 +241,15 @@ def _(rows: Tensor, k: Tensor, temperature: Tensor, ok: Tensor | None, link: str
 def _fused_backward(
     rows: Tensor, taus: Tensor, temperature: Tensor, ok: Tensor | None, link: str, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``_backward`` computes for the weights alone, in one go."""
+    """What ``_gradients`` computes for the weights alone, in one go."""
+    triton = _on_triton(rows)
+    if _is_compiled(rows) and not triton:
+        return native.soft_backward(rows, taus.contiguous(), temperature, ok, link, grad)
     wide, flags = _wide(rows), _flags(ok, rows)
     temperature = held(temperature, wide)
     g = grad.reshape(-1, rows.shape[-1]).contiguous()
     taus = taus.reshape(-1, 2).contiguous()
-    if _on_triton(rows):
+    if triton:
         from topk_lib.kernels.soft import soft_backward_rows
 
         flat, t = _flat(rows, temperature)
@@ -215,19 +279,31 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _backward(ctx: Any, grad: Tensor | None, grad_taus: Tensor | None) -> tuple[Tensor | None, ...]:
+    rows, taus, temperature, ok = ctx.saved_tensors
+    fused = rows.shape[-1] > 0 and (_on_triton(rows) or rows.device.type == "cpu")
+    once = not torch.is_grad_enabled() and not transformed()
+    if grad_taus is None and grad is not None and fused and once:
+        return *_fused_backward(rows, taus, temperature, ok, ctx.link, grad), None, None
+    return *_gradients(rows, taus, temperature, ok, ctx.link, grad, grad_taus), None, None
+
+
+def _gradients(
+    rows: Tensor,
+    taus: Tensor,
+    temperature: Tensor,
+    ok: Tensor | None,
+    link: str,
+    grad: Tensor | None,
+    grad_taus: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """With d = f'(z), D = sum d and gbar = sum(d g) / D:
 
     g_scores = (d / temperature) (g - gbar),  g_k = gbar,  g_temperature = -sum(z g_scores);
     from tau's own gradient h come  d h / D,  -temperature h / D  and  -sum(z d) h / D.
     All in differentiable steps, so that second derivatives work.
     """
-    rows, taus, temperature, ok = ctx.saved_tensors
-    fused = rows.shape[-1] > 0 and (_on_triton(rows) or rows.device.type == "cpu")
-    once = not torch.is_grad_enabled() and not transformed()
-    if grad_taus is None and grad is not None and fused and once:
-        return *_fused_backward(rows, taus, temperature, ok, ctx.link, grad), None, None
     z, live, inner = inside(rows, taus, temperature, ok)
-    d = LINKS[ctx.link].slope(z).masked_fill(~live, 0)
+    d = LINKS[link].slope(z).masked_fill(~live, 0)
     total = d.sum(-1, keepdim=True)
     # Where nothing moves (D = 0) the gradient is 0.
     pull = d / total.masked_fill(total == 0, 1)
@@ -237,7 +313,7 @@ def _backward(ctx: Any, grad: Tensor | None, grad_taus: Tensor | None) -> tuple[
     g_scores = d / inner * (g - gbar) + pull * h
     g_k = gbar - h * inner / total.masked_fill(total == 0, math.inf)
     g_temperature = -(z * g_scores).sum(-1)
-    return g_scores.to(rows.dtype), g_k.squeeze(-1).double(), g_temperature.double(), None, None
+    return g_scores.to(rows.dtype), g_k.squeeze(-1).double(), g_temperature.double()
 
 
 _solved.register_autograd(_backward, setup_context=_save)
@@ -257,6 +333,11 @@ def _(
 
 def _on_triton(rows: Tensor) -> bool:
     return use_triton(rows.device) and 0 < rows.shape[-1] <= _TRITON_LONGEST
+
+
+def _is_compiled(rows: Tensor) -> bool:
+    """Whether the compiled code has such scores (unless Triton is asked for)."""
+    return rows.is_cpu and rows.shape[-1] > 0 and native.serves(rows.shape[-1])
 
 
 def _wide(rows: Tensor) -> torch.dtype:

@@ -216,6 +216,9 @@ FOUR_KINDS(plain, , Any)
 FOUR_KINDS(avx2_, AVX2, Avx2)
 FOUR_KINDS(avx512_, AVX512, Avx512)
 #define LEVELS 3
+const Select<int16_t> kth16[LEVELS] = {plainkth16, avx2_kth16, avx512_kth16};
+const Select<int32_t> kth32[LEVELS] = {plainkth32, avx2_kth32, avx512_kth32};
+const Select<int64_t> kth64[LEVELS] = {plainkth64, avx2_kth64, avx512_kth64};
 const Rows table[LEVELS][4] = {{plain0, plain1, plain2, plain3},
                                {avx2_0, avx2_1, avx2_2, avx2_3},
                                {avx512_0, avx512_1, avx512_2, avx512_3}};
@@ -223,10 +226,13 @@ int best() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("popcnt"))
         return 2;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt") ? 1 : 0;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt");
 }
 #else
 #define LEVELS 1
+const Select<int16_t> kth16[LEVELS] = {plainkth16};
+const Select<int32_t> kth32[LEVELS] = {plainkth32};
+const Select<int64_t> kth64[LEVELS] = {plainkth64};
 const Rows table[LEVELS][4] = {{plain0, plain1, plain2, plain3}};
 int best() { return 0; }
 #endif
@@ -237,6 +243,14 @@ int level = best();
 int use_level(int wanted) {
     const int most = best();
     return level = wanted < 0 || wanted > most ? most : wanted;
+}
+
+int level_in_use() { return level; }
+
+int64_t kth_key(int kind, void* keys, int64_t m, int64_t k) {
+    if (kind == 3) return kth64[level](static_cast<int64_t*>(keys), m, k).key;
+    if (kind == 2) return kth32[level](static_cast<int32_t*>(keys), m, k).key;
+    return kth16[level](static_cast<int16_t*>(keys), m, k).key;
 }
 
 bool hard_rows(const Hard& job, int64_t begin, int64_t end) {

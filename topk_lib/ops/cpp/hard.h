@@ -25,7 +25,11 @@ struct Hard {
 // Rows begin to end - 1; false where there was no memory.
 bool hard_rows(const Hard& job, std::int64_t begin, std::int64_t end);
 
+// The k-th largest of m keys (keys.h) of scores of a kind, which are shuffled and lost.
+std::int64_t kth_key(int kind, void* keys, std::int64_t m, std::int64_t k);
+
 // Which instructions: 0 any processor's, 1 AVX2, 2 AVX-512; at most what this one has. Returns the level.
 int use_level(int level);
+int level_in_use();
 
 }  // namespace topk

@@ -37,6 +37,7 @@ constexpr Key never = Key(-largest<Key> - 1);
 template <class Bits, Bits infinity>
 struct Scores {
     using Key = Bits;
+    static constexpr Key endless = infinity;  // the key of +infinity, and less its sign of -infinity
     static INLINE Key key(Bits bits) {
         const Bits size = Bits(bits & largest<Bits>);
         // All ones, or 0: a condition that no compiler turns back into a jump.

@@ -8,6 +8,7 @@
 
 #include "hard.h"
 #include "sample.h"
+#include "soft.h"
 
 namespace {
 
@@ -97,6 +98,51 @@ PyObject* sample(PyObject*, PyObject* const* args, Py_ssize_t count) {
     return finish(rule, topk::sample_rows, rule.hard.rows, n, whole(args[0]));
 }
 
+// A row of soft top-k is several times the work of choosing.
+constexpr int64_t slower = 4;
+
+topk::Rows rows_in(PyObject* const* args) {
+    return {pointer<void>(args[0]), int(whole(args[1])), whole(args[2]), whole(args[3]), int(whole(args[4])),
+            PyFloat_AsDouble(args[5]), pointer<double>(args[6]), pointer<std::uint8_t>(args[7])};
+}
+
+// soft(threads, scores, kind, rows, n, link, temperature, temperatures, valid, k, ks, weights, taus), as in soft.h.
+PyObject* soft(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 13) {
+        PyErr_SetString(PyExc_TypeError, "soft takes 13 numbers");
+        return nullptr;
+    }
+    const topk::Soft job{rows_in(args + 1), PyFloat_AsDouble(args[9]), pointer<double>(args[10]),
+                         pointer<void>(args[11]), pointer<void>(args[12])};
+    return finish(job, topk::soft_rows, job.in.rows, slower * job.in.n, whole(args[0]));
+}
+
+// soft_backward(threads, scores, kind, rows, n, link, temperature, temperatures, valid, taus, grads, out, of_k,
+//               of_temperature), as in soft.h.
+PyObject* soft_backward(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 14) {
+        PyErr_SetString(PyExc_TypeError, "soft_backward takes 14 numbers");
+        return nullptr;
+    }
+    const topk::SoftBackward job{rows_in(args + 1), pointer<void>(args[9]), pointer<void>(args[10]),
+                                 pointer<void>(args[11]), pointer<double>(args[12]), pointer<double>(args[13])};
+    return finish(job, topk::soft_backward_rows, job.in.rows, slower * job.in.n, whole(args[0]));
+}
+
+// exponentials(numbers, out, n, wide), as in soft.h.
+PyObject* exponentials(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "exponentials takes 4 whole numbers");
+        return nullptr;
+    }
+    const void* numbers = pointer<void>(args[0]);
+    void* out = pointer<void>(args[1]);
+    const int64_t n = whole(args[2]), wide = whole(args[3]);
+    if (PyErr_Occurred()) return nullptr;
+    topk::exponentials(numbers, out, n, wide != 0);
+    Py_RETURN_NONE;
+}
+
 PyObject* share(PyObject*, PyObject* address) {
     parallel = reinterpret_cast<Parallel>(PyLong_AsVoidPtr(address));
     if (PyErr_Occurred()) return nullptr;
@@ -111,11 +157,15 @@ PyObject* level(PyObject*, PyObject* wanted) {
 
 PyObject* named(PyObject*, PyObject*) { return PyBool_FromLong(std::getenv("TOPK_BACKEND") != nullptr); }
 
+using Many = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t);
+PyCFunction fast(Many method) { return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(method)); }
+
 PyMethodDef methods[] = {
-    {"hard", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(hard)), METH_FASTCALL,
-     "Hard top-k: see hard.h."},
-    {"sample", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(sample)), METH_FASTCALL,
-     "One of the k most likely: see sample.h."},
+    {"hard", fast(hard), METH_FASTCALL, "Hard top-k: see hard.h."},
+    {"sample", fast(sample), METH_FASTCALL, "One of the k most likely: see sample.h."},
+    {"soft", fast(soft), METH_FASTCALL, "Soft top-k: see soft.h."},
+    {"soft_backward", fast(soft_backward), METH_FASTCALL, "The gradients of soft top-k: see soft.h."},
+    {"exponentials", fast(exponentials), METH_FASTCALL, "The exponential function of soft top-k: see soft.h."},
     {"share", share, METH_O, "The address of GOMP_parallel, or 0 for one thread."},
     {"level", level, METH_O, "Use at most these instructions: 0 any processor's, 1 AVX2, 2 AVX-512. Returns which."},
     {"named", named, METH_NOARGS, "Whether the variable TOPK_BACKEND is set."},
