@@ -133,18 +133,19 @@ def soft_rounds(n: int, k: int, dtype: torch.dtype, link: str) -> Rounds:
 
 
 def hard_case(
-    name: str, n: int, dtype: torch.dtype, k: int = K, valid: bool = False, mask: bool = True
+    name: str, n: int, dtype: torch.dtype, k: int = K, valid: bool = False, mask: bool = True,
+    largest: bool = True,
 ) -> Case:
     halvings, short = hard.grouping(n, k)
     drop = hard._DROP.get(dtype, 0)
     constants = {
-        "HAS_VALID": valid, "WRITE_MASK": mask, "WIDE": dtype == torch.float64, "DROP": drop, "BLOCK": n,
-        "BLOCK_K": triton.next_power_of_2(k), "LOG": halvings, "SHORT": short, "chunks": 1,
+        "HAS_VALID": valid, "WRITE_MASK": mask, "WIDE": dtype == torch.float64, "DROP": drop,
+        "SMALLEST": not largest, "BLOCK": n, "BLOCK_K": triton.next_power_of_2(k), "LOG": halvings, "SHORT": short, "chunks": 1,
     }  # fmt: skip
     moved = n * dtype.itemsize + n * valid, n * mask + k * (dtype.itemsize + 8)
     simulated = torch.float32 if dtype == torch.float64 else dtype
     return Case(
-        name, hard._hard_kernel, n, dtype, constants, hard.launch_shape(n, halvings), moved,
+        name, hard._hard_kernel, n, dtype, constants, hard.launch_shape(n, halvings, dtype.itemsize), moved,
         lambda: hard_rounds(n, k, simulated, halvings, short),
     )  # fmt: skip
 
@@ -180,7 +181,7 @@ def sample_cases(n: int) -> Iterator[Case]:
             typical, most = hard_rounds(n, K, torch.float32, halvings, short)
             return ([*typical, 32], [*most, 32]) if nucleus else (typical, most)
 
-        launch = hard.launch_shape(n, halvings)
+        launch = hard.launch_shape(n, halvings, 4)
         name = "sample_top_p" if nucleus else "sample"
         yield Case(name, sample._sample_kernel, n, torch.float32, constants, launch, (n * 4, 8), rounds)
 
@@ -195,6 +196,7 @@ def cases() -> Iterator[Case]:
         yield hard_case("hard_quarter", n, torch.float32, k=n // 4)
         if n == MIDDLE:
             yield hard_case("hard_no_mask", n, torch.float32, mask=False)
+            yield hard_case("hard_smallest", n, torch.float32, largest=False)
         if n <= MIDDLE:
             yield hard_case("hard_float64", n, torch.float64)
         yield from sample_cases(n)
