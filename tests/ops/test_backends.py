@@ -136,7 +136,7 @@ def test_no_pass_over_the_scores_but_the_kernels(largest: bool) -> None:
     scores = torch.randn(3, 700, device=DEVICE)
     with Watch():
         _choose(scores, 8, None, None, largest)
-    assert made == ["aten.new_empty.default: torch.bool"]  # the mask
+    assert made and all(one.endswith("torch.bool") for one in made)  # the mask
 
 
 @pytest.mark.gpu

@@ -1,6 +1,8 @@
-"""Soft top-k in Triton: tau by Newton's method around the k-th largest, and the closed-form gradient.
+"""Soft top-k in Triton: tau by Newton's method from near the k-th largest, and the closed-form gradient.
 
 The steps end when every row of the program is solved; halving a bracket bounds their number.
+Arithmetic bounds the forward pass, not memory: each of some four steps makes an exponential and, for
+the sigmoid, a quotient of every score, and these take a dozen instructions with what guards their range.
 A program holds a row in registers, so that the forward pass reads it once and writes it once; the
 backward pass reads scores and gradient once and writes once. The link is a compile-time constant.
 """
@@ -12,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from topk_lib.kernels.hard import _DROP, _keys, _kth_key, _widen
+from topk_lib.kernels.hard import _widen
 
 __all__ = ["MAX_BLOCK", "soft_backward_rows", "soft_topk_rows"]
 
@@ -27,10 +29,13 @@ _SOLVER = {
 
 
 @triton.jit
-def _link(z, LINK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The weight f(z) and its slope f'(z)."""
-    small = tl.exp(-tl.abs(z))
-    if LINK == 0:
+def _link(z, LINK: tl.constexpr, ROUGH: tl.constexpr = False):  # type: ignore[no-untyped-def]
+    """The weight f(z) and its slope f'(z); where ROUGH, one that is good enough to step by."""
+    small = tl.exp(-z if LINK == 0 and ROUGH else -tl.abs(z))
+    if LINK == 0 and ROUGH:  # 1 / (1 + inf) = 0
+        f = 1.0 / (1.0 + small)
+        d = f - f * f
+    elif LINK == 0:
         inverse = 1.0 / (1.0 + small)
         f = tl.where(z >= 0, inverse, small * inverse)
         d = small * inverse * inverse
@@ -47,11 +52,58 @@ def _link(z, LINK: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _turned(bits, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Bits of floats as whole numbers in the same order, and back again."""
+    if WIDE:
+        return bits ^ ((bits >> 63) & tl.full(bits.shape, 2**63 - 1, tl.int64))
+    return bits ^ ((bits >> 31) & tl.full(bits.shape, 2**31 - 1, tl.int32))
+
+
+@triton.jit
+def _between(low, high, t, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The mean of two numbers where halving is soon within t, else the number halfway along the type's own."""
+    whole: tl.constexpr = tl.int64 if WIDE else tl.int32
+    a = _turned(low.to(whole, bitcast=True), WIDE)
+    b = _turned(high.to(whole, bitcast=True), WIDE)
+    halfway = _turned((a >> 1) + (b >> 1) + (a & b & 1), WIDE).to(low.dtype, bitcast=True)
+    return tl.where(high - low < t * 1048576.0, low / 2 + high / 2, halfway)
+
+
+@triton.jit
+def _near_kth(s, need, low, high, t, solve, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A number that at least ``need`` of s reach, (ROWS,), and next below the k-th largest or within t of it.
+
+    At least ``need`` must reach ``low``, and the largest must be ``high``. Signs of differences are counted.
+    """
+    whole: tl.constexpr = tl.int64 if WIDE else tl.int32
+    sign: tl.constexpr = tl.uint64 if WIDE else tl.uint32
+    last: tl.constexpr = 63 if WIDE else 31
+    # What is looked for lies below ``high``: the next number after the largest (whose -0.0 becomes 0.0).
+    high = (high + 0.0).to(whole, bitcast=True)
+    high = _turned(_turned(high, WIDE) + 1, WIDE).to(low.dtype, bitcast=True)
+    middle = _between(low, high, t, WIDE)
+    found = need - need + s.shape[1]
+    going = solve & (middle > low) & (middle < high) & (high - low > t)
+    open_rows = tl.max(going.to(tl.int32), axis=0)
+    while open_rows > 0:
+        below = (s - middle[:, None]).to(sign, bitcast=True) >> last
+        count = s.shape[1] - tl.sum(below.to(tl.int32), axis=1)
+        enough = count >= need
+        low = tl.where(going & enough, middle, low)
+        found = tl.where(going & enough, count, found)
+        high = tl.where(going & (count < need), middle, high)
+        middle = _between(low, high, t, WIDE)
+        going = going & (found > need) & (middle > low) & (middle < high) & (high - low > t)
+        open_rows = tl.max(going.to(tl.int32), axis=0)
+    return low
+
+
+@triton.jit
 def _forward_kernel(  # type: ignore[no-untyped-def]
     scores, valid, ks, temperatures, weights, taus,
     rows, n, score_stride, valid_stride,
     HAS_VALID: tl.constexpr, LINK: tl.constexpr, STEPS: tl.constexpr, FAR: tl.constexpr, EPS: tl.constexpr,
-    WIDE: tl.constexpr, DROP: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
     column = tl.arange(0, BLOCK)  # (BLOCK,)
@@ -66,22 +118,30 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     t = tl.load(temperatures + row, mask=row < rows, other=1.0)
 
     inf = float("inf")
+    live = ok & (tl.abs(s) < inf)
     top = ok & (s == inf)
     bottom = ok & (s == -inf)
-    live = ok & (s == s) & (s != inf) & (s != -inf)
-    tops = tl.sum(top.to(s.dtype), axis=1)
-    count = tl.sum(live.to(s.dtype), axis=1)
+    # two counts in one sum, 16 bits each
+    both = tl.sum(tl.where(live, 1, tl.where(top, 65536, 0)), axis=1)
+    rest = tl.sum(tl.where(live | top, 0, tl.where(bottom, 1, tl.where(ok, 65536, 0))), axis=1)
+    count = (both & 65535).to(t.dtype)
+    tops = ((both >> 16) & 65535).to(t.dtype)
+    bottoms = (rest & 65535).to(t.dtype)
+    broken = (rest >> 16) != 0
     left = k - tops
     solve = (left > 0) & (left < count)
     left = tl.where(solve, left, 0.0)
 
-    # tau = pivot + t * delta. Scores near the threshold lose nothing when the k-th largest is taken
-    # off, and what lies FAR away has weight 0 or 1, so that numbers of every size will do.
-    key = _keys(x, live, WIDE, DROP)
-    edge = _kth_key(key, tl.where(solve, tl.ceil(left), 1.0).to(tl.int32))
-    pivot = tl.min(tl.where(live & (key >= edge[:, None]), s, inf), axis=1)
+    # tau = pivot + t * delta, the pivot a score within t of the k-th largest. Scores near the threshold
+    # lose nothing when it is taken off, and what lies FAR away has weight 0 or 1, so that numbers of
+    # every size will do.
+    s = tl.where(live, s, -inf)
+    highest = tl.where(solve, tl.max(s, axis=1), 0.0)
+    least = tl.where(solve, tl.min(tl.where(live, s, inf), axis=1), 0.0)
+    edge = _near_kth(s, tl.ceil(left).to(tl.int32), least, highest, t, solve, WIDE)
+    pivot = tl.min(tl.where(s >= edge[:, None], s, inf), axis=1)
     pivot = tl.where(solve, pivot, 0.0)
-    u = tl.where(live, (s - pivot[:, None]) / t[:, None], 0.0)
+    u = (s - pivot[:, None]) * (1.0 / t)[:, None]
     u = tl.minimum(tl.maximum(u, -FAR), FAR)
     u = tl.where(live, u, -4 * FAR)  # weighs nothing, wherever delta goes
     delta = left - left
@@ -91,7 +151,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     step = 0
     open_rows = 1
     while (step < STEPS) & (open_rows > 0):
-        f, d = _link(u - delta[:, None], LINK)
+        f, d = _link(u - delta[:, None], LINK, True)
         total = tl.sum(f, axis=1)
         slope = tl.sum(d, axis=1)
         excess = tl.where(solve, total - left, 0.0)
@@ -108,18 +168,17 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
         step += 1
         open_rows = tl.max(moved.to(tl.int32), axis=0)
 
-    f, _ = _link(u - delta[:, None], LINK)
+    f, _ = _link(u - delta[:, None], LINK, True)
     all_in = k - tops >= count
-    f = tl.where(solve[:, None], f, tl.where(all_in[:, None], 1.0, 0.0))
-    rest = tl.maximum(k - tops, 0.0) - count
-    share_top = tl.minimum(k / tl.maximum(tops, 1.0), 1.0)
-    bottoms = tl.sum(bottom.to(s.dtype), axis=1)
-    share_bottom = tl.minimum(tl.maximum(rest / tl.maximum(bottoms, 1.0), 0.0), 1.0)
-    f = tl.where(top, share_top[:, None], tl.where(bottom, share_bottom[:, None], f))
-    f = tl.where(ok, f, 0.0)
-    broken = tl.sum((ok & (s != s)).to(tl.int32), axis=1) > 0
-    nan = float("nan")
-    f = tl.where(broken[:, None] & ok, nan, f)
+    spare = tl.maximum(k - tops, 0.0) - count
+    nan = tl.where(broken, float("nan"), 0.0)  # added to every weight of the row
+    share_top = tl.minimum(k / tl.maximum(tops, 1.0), 1.0) + nan
+    share_bottom = tl.minimum(tl.maximum(spare / tl.maximum(bottoms, 1.0), 0.0), 1.0) + nan
+    same = tl.where(all_in, 1.0, 0.0) + nan
+    f = tl.where(solve[:, None], f + nan[:, None], same[:, None])
+    f = tl.where(live, f, tl.where(top, share_top[:, None], share_bottom[:, None]))
+    if HAS_VALID:
+        f = tl.where(ok, f, 0.0)
     tl.store(weights + row[:, None] * n + column[None, :], f, mask=inside)
     pivot = tl.where(solve, pivot, tl.where(all_in, -inf, inf))
     tl.store(taus + 2 * row, tl.where(broken, nan, pivot), mask=row < rows)
@@ -189,7 +248,7 @@ def soft_topk_rows(
             scores, scores if valid is None else valid, ks, temperatures, weights, taus,
             rows, n, scores.stride(0), 0 if valid is None else valid.stride(0),
             HAS_VALID=valid is not None, LINK=_LINKS[link], WIDE=ks.dtype == torch.float64,
-            DROP=_DROP.get(scores.dtype, 0), **_SOLVER[ks.dtype], **shape,
+            **_SOLVER[ks.dtype], **shape,
         )  # fmt: skip
     return weights, taus
 
