@@ -138,7 +138,8 @@ def soft_rounds(n: int, k: int, dtype: torch.dtype, link: str) -> Rounds:
         "clip": lambda z: z.clamp(0, 1),
         "exp": lambda z: torch.exp(z.clamp(max=0)),
     }
-    while going.any() and steps < soft._SOLVER[torch.float32]["STEPS"]:
+    solver = soft._SOLVER[torch.float32]
+    while going.any() and steps < solver["STEPS"]:
         steps += going.double().mean().item()
         z = (u - delta).requires_grad_()
         total = weights[link](z).sum(1, keepdim=True)
@@ -146,9 +147,9 @@ def soft_rounds(n: int, k: int, dtype: torch.dtype, link: str) -> Rounds:
         with torch.no_grad():
             step = total / slopes.sum(1, keepdim=True) * (total / k).log()
             delta = torch.where(going[:, None], delta + step, delta)
-            going &= step[:, 0].abs() > 2.0**-22
+            going &= step[:, 0].abs() > solver["NEAR" if link in ("sigmoid", "laplace") else "EPS"]
     # At most 32 halvings of the numbers that there are, then 20 of what is left above t.
-    return [first, steps], [52, int(soft._SOLVER[torch.float32]["STEPS"])]
+    return [first, steps], [52, int(solver["STEPS"])]
 
 
 def hard_case(

@@ -21,21 +21,18 @@ __all__ = ["MAX_BLOCK", "soft_backward_rows", "soft_topk_rows"]
 MAX_BLOCK = 32768
 _LINKS = {"sigmoid": 0, "laplace": 1, "clip": 2, "exp": 3}
 # Halving alone finds delta in so many steps; beyond FAR a weight is 0 or 1, as on a CPU. A step below
-# EPS, twice the type's own, moves no weight: f rises by 1 at most where z does.
+# EPS, twice the type's own, moves no weight: f rises by 1 at most where z does. NEAR squared is EPS / 4.
 _SOLVER = {
-    torch.float32: {"STEPS": 40, "FAR": 60.0, "EPS": 2.0**-22},
-    torch.float64: {"STEPS": 60, "FAR": 300.0, "EPS": 2.0**-51},
+    torch.float32: {"STEPS": 40, "FAR": 60.0, "EPS": 2.0**-22, "NEAR": 2.0**-12},
+    torch.float64: {"STEPS": 60, "FAR": 300.0, "EPS": 2.0**-51, "NEAR": 2.0**-26.5},
 }
 
 
 @triton.jit
-def _link(z, LINK: tl.constexpr, ROUGH: tl.constexpr = False):  # type: ignore[no-untyped-def]
-    """The weight f(z) and its slope f'(z); where ROUGH, one that is good enough to step by."""
-    small = tl.exp(-z if LINK == 0 and ROUGH else -tl.abs(z))
-    if LINK == 0 and ROUGH:  # 1 / (1 + inf) = 0
-        f = 1.0 / (1.0 + small)
-        d = f - f * f
-    elif LINK == 0:
+def _link(z, LINK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The weight f(z) and its slope f'(z)."""
+    small = tl.exp(-tl.abs(z))
+    if LINK == 0:
         inverse = 1.0 / (1.0 + small)
         f = tl.where(z >= 0, inverse, small * inverse)
         d = small * inverse * inverse
@@ -48,6 +45,18 @@ def _link(z, LINK: tl.constexpr, ROUGH: tl.constexpr = False):  # type: ignore[n
     else:
         f = tl.where(z >= 0, 1.0, small)
         d = tl.where(z >= 0, 0.0, small)
+    return f, d
+
+
+@triton.jit
+def _weigh(u, delta, LINK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The weights f(u - delta), and slopes that are good enough to step by."""
+    if LINK == 0:
+        # exp(delta - u), in one product and sum; where it is infinite, f is 0.
+        f = 1.0 / (1.0 + tl.exp2((delta * 1.4426950408889634)[:, None] - u * 1.4426950408889634))
+        d = f - f * f
+    else:
+        f, d = _link(u - delta[:, None], LINK)
     return f, d
 
 
@@ -103,31 +112,31 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     scores, valid, ks, temperatures, weights, taus,
     rows, n, score_stride, valid_stride,
     HAS_VALID: tl.constexpr, LINK: tl.constexpr, STEPS: tl.constexpr, FAR: tl.constexpr, EPS: tl.constexpr,
-    WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    NEAR: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
     column = tl.arange(0, BLOCK)  # (BLOCK,)
     inside = (row < rows)[:, None] & (column < n)[None, :]  # (ROWS, BLOCK)
-    x = tl.load(scores + row[:, None] * score_stride + column[None, :], mask=inside, other=0.0)
+    inf = float("inf")
+    x = tl.load(scores + row[:, None] * score_stride + column[None, :], mask=inside, other=-inf)
     s = _widen(x).to(weights.dtype.element_ty)
     ok = inside
+    known = n
     if HAS_VALID:
         flag = tl.load(valid + row[:, None] * valid_stride + column[None, :], mask=inside, other=0)
         ok = inside & (flag != 0)
+        s = tl.where(ok, s, -inf)
+        known = tl.sum(ok.to(tl.int32), axis=1)
     k = tl.load(ks + row, mask=row < rows, other=0.0)  # (ROWS,)
     t = tl.load(temperatures + row, mask=row < rows, other=1.0)
 
-    inf = float("inf")
-    live = ok & (tl.abs(s) < inf)
-    top = ok & (s == inf)
-    bottom = ok & (s == -inf)
-    # two counts in one sum, 16 bits each
-    both = tl.sum(tl.where(live, 1, tl.where(top, 65536, 0)), axis=1)
-    rest = tl.sum(tl.where(live | top, 0, tl.where(bottom, 1, tl.where(ok, 65536, 0))), axis=1)
+    live = tl.abs(s) < inf
+    # Two counts in one sum, 16 bits each; the others are -inf, unless NaN has broken the row.
+    both = tl.sum(tl.where(live, 1, tl.where(s > 0, 65536, 0)), axis=1)
+    bottoms = (known - (both & 65535) - ((both >> 16) & 65535)).to(t.dtype)
     count = (both & 65535).to(t.dtype)
     tops = ((both >> 16) & 65535).to(t.dtype)
-    bottoms = (rest & 65535).to(t.dtype)
-    broken = (rest >> 16) != 0
+    broken = tl.max((s != s).to(tl.int32), axis=1) > 0
     left = k - tops
     solve = (left > 0) & (left < count)
     left = tl.where(solve, left, 0.0)
@@ -135,15 +144,16 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     # tau = pivot + t * delta, the pivot a score within t of the k-th largest. Scores near the threshold
     # lose nothing when it is taken off, and what lies FAR away has weight 0 or 1, so that numbers of
     # every size will do.
-    s = tl.where(live, s, -inf)
-    highest = tl.where(solve, tl.max(s, axis=1), 0.0)
+    number = tl.where(live, s, -inf)
+    live = number > -inf  # again: cheaper than to keep the answer
+    highest = tl.where(solve, tl.max(number, axis=1), 0.0)
     least = tl.where(solve, tl.min(tl.where(live, s, inf), axis=1), 0.0)
-    edge = _near_kth(s, tl.ceil(left).to(tl.int32), least, highest, t, solve, WIDE)
-    pivot = tl.min(tl.where(s >= edge[:, None], s, inf), axis=1)
+    edge = _near_kth(number, tl.ceil(left).to(tl.int32), least, highest, t, solve, WIDE)
+    pivot = tl.min(tl.where(number >= edge[:, None], number, inf), axis=1)
     pivot = tl.where(solve, pivot, 0.0)
-    u = (s - pivot[:, None]) * (1.0 / t)[:, None]
-    u = tl.minimum(tl.maximum(u, -FAR), FAR)
-    u = tl.where(live, u, -4 * FAR)  # weighs nothing, wherever delta goes
+    u = (number - pivot[:, None]) * (1.0 / t)[:, None]
+    # What is not live weighs nothing at -4 FAR, wherever delta goes.
+    u = tl.minimum(tl.maximum(u, -4 * FAR), FAR)
     delta = left - left
     low = delta - FAR
     high = delta + FAR
@@ -151,7 +161,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     step = 0
     open_rows = 1
     while (step < STEPS) & (open_rows > 0):
-        f, d = _link(u - delta[:, None], LINK, True)
+        f, d = _weigh(u, delta, LINK)
         total = tl.sum(f, axis=1)
         slope = tl.sum(d, axis=1)
         excess = tl.where(solve, total - left, 0.0)
@@ -163,12 +173,15 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
         good = (slope > 0) & (newton > low) & (newton < high) & (tl.abs(excess) < before / 2)
         before = tl.abs(excess)
         after = tl.where(excess == 0, delta, tl.where(good, newton, (low + high) / 2))
-        moved = tl.abs(after - delta) > EPS * tl.maximum(tl.abs(delta), 1.0)
+        enough = EPS * tl.maximum(tl.abs(delta), 1.0)
+        if LINK < 2:  # no kinks: |f''| <= f' <= f, so that such a step h leaves h * h at most
+            enough = tl.where(good, NEAR, enough)
+        moved = tl.abs(after - delta) > enough
         delta = after
         step += 1
         open_rows = tl.max(moved.to(tl.int32), axis=0)
 
-    f, _ = _link(u - delta[:, None], LINK, True)
+    f, _ = _weigh(u, delta, LINK)
     all_in = k - tops >= count
     spare = tl.maximum(k - tops, 0.0) - count
     nan = tl.where(broken, float("nan"), 0.0)  # added to every weight of the row
@@ -176,7 +189,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     share_bottom = tl.minimum(tl.maximum(spare / tl.maximum(bottoms, 1.0), 0.0), 1.0) + nan
     same = tl.where(all_in, 1.0, 0.0) + nan
     f = tl.where(solve[:, None], f + nan[:, None], same[:, None])
-    f = tl.where(live, f, tl.where(top, share_top[:, None], share_bottom[:, None]))
+    f = tl.where(live, f, tl.where(s > 0, share_top[:, None], share_bottom[:, None]))
     if HAS_VALID:
         f = tl.where(ok, f, 0.0)
     tl.store(weights + row[:, None] * n + column[None, :], f, mask=inside)
