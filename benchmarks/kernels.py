@@ -153,14 +153,20 @@ def soft_rounds(n: int, k: int, dtype: torch.dtype, link: str) -> Rounds:
 
 
 def hard_case(
-    name: str, n: int, dtype: torch.dtype, k: int = K, valid: bool = False, mask: bool = True,
+    name: str,
+    n: int,
+    dtype: torch.dtype,
+    k: int = K,
+    valid: bool = False,
+    mask: bool = True,
     largest: bool = True,
 ) -> Case:
     halvings, short = hard.grouping(n, k)
     drop = hard._DROP.get(dtype, 0)
     constants = {
         "HAS_VALID": valid, "WRITE_MASK": mask, "WIDE": dtype == torch.float64, "DROP": drop,
-        "SMALLEST": not largest, "BLOCK": n, "BLOCK_K": triton.next_power_of_2(k), "LOG": halvings, "SHORT": short, "chunks": 1,
+        "SMALLEST": not largest, "BLOCK": n, "BLOCK_K": triton.next_power_of_2(k),
+        "LOG": halvings, "SHORT": short, "chunks": 1,
     }  # fmt: skip
     moved = n * dtype.itemsize + n * valid, n * mask + k * (dtype.itemsize + 8)
     simulated = torch.float32 if dtype == torch.float64 else dtype
