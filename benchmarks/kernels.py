@@ -17,6 +17,7 @@ least time at the card's issue rate, from the bytes that must move the least tim
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -96,6 +97,7 @@ def halve(keys: Tensor, k: int, low: Tensor, high: Tensor, most: int) -> tuple[T
     return low, rounds
 
 
+@functools.cache
 def hard_rounds(n: int, k: int, dtype: torch.dtype, halvings: int, short: int) -> Rounds:
     keys = keys_of(torch.randn(100, n, generator=torch.Generator().manual_seed(0)).to(dtype))
     high, bits = keys.amax(1), 16 if dtype == torch.bfloat16 else 32
@@ -124,6 +126,7 @@ def near_kth(scores: Tensor, k: int, t: float) -> tuple[Tensor, float]:
         high = torch.where(going & (count < k), middle, high)
 
 
+@functools.cache
 def soft_rounds(n: int, k: int, dtype: torch.dtype, link: str) -> Rounds:
     """The halvings for a pivot, and Newton's steps, followed in float64 to float32's spacing."""
     scores = torch.randn(100, n, generator=torch.Generator().manual_seed(0)).to(dtype).float()

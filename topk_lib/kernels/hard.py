@@ -107,13 +107,11 @@ def _first(key, threshold, room):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _largest(x, HALVINGS: tl.constexpr, SMALLEST: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The largest of each row of (groups, 2 ** HALVINGS), (1, groups), NaN above all; or the smallest, NaN last."""
+    """The largest of each row of (groups, 2 ** HALVINGS), (1, groups), NaN above all; or the smallest."""
     for _ in tl.static_range(HALVINGS):
         a, b = tl.split(tl.reshape(x, (x.shape[0], x.shape[1] // 2, 2)))
-        if SMALLEST:
-            x = tl.minimum(a, b)  # the number, where one is NaN
-        else:
-            x = tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+        # the smaller is the number, where one is NaN
+        x = tl.minimum(a, b) if SMALLEST else tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
     return tl.reshape(x, (1, x.shape[0]))
 
 

@@ -1,8 +1,8 @@
 """Soft top-k in Triton: tau by Newton's method from near the k-th largest, and the closed-form gradient.
 
 The steps end when every row of the program is solved; halving a bracket bounds their number.
-Arithmetic bounds the forward pass, not memory: each of some four steps makes an exponential and, for
-the sigmoid, a quotient of every score, and these take a dozen instructions with what guards their range.
+Arithmetic bounds the forward pass, not memory: each of some four steps takes an exponential and, for
+the sigmoid, a quotient of every score, a dozen instructions; telling infinities and NaN takes as many.
 A program holds a row in registers, so that the forward pass reads it once and writes it once; the
 backward pass reads scores and gradient once and writes once. The link is a compile-time constant.
 """
@@ -70,7 +70,7 @@ def _turned(bits, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _between(low, high, t, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The mean of two numbers where halving is soon within t, else the number halfway along the type's own."""
+    """The mean of two numbers where halving is soon within t, else the one halfway among the type's own."""
     whole: tl.constexpr = tl.int64 if WIDE else tl.int32
     a = _turned(low.to(whole, bitcast=True), WIDE)
     b = _turned(high.to(whole, bitcast=True), WIDE)
@@ -80,9 +80,10 @@ def _between(low, high, t, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _near_kth(s, need, low, high, t, solve, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A number that at least ``need`` of s reach, (ROWS,), and next below the k-th largest or within t of it.
+    """A number that ``need`` of s reach: the last of them lies within t of it, or is the least that reaches it.
 
-    At least ``need`` must reach ``low``, and the largest must be ``high``. Signs of differences are counted.
+    At least ``need`` must reach ``low``, and the largest must be ``high``, all (ROWS,). The signs of
+    differences are counted.
     """
     whole: tl.constexpr = tl.int64 if WIDE else tl.int32
     sign: tl.constexpr = tl.uint64 if WIDE else tl.uint32
