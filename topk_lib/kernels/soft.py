@@ -80,7 +80,7 @@ def _between(low, high, t, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _near_kth(s, need, low, high, t, solve, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A number that ``need`` of s reach: the last of them lies within t of it, or is the least that reaches it.
+    """A number that ``need`` of s reach: the last of them lies within t of it, or is the least to reach it.
 
     At least ``need`` must reach ``low``, and the largest must be ``high``, all (ROWS,). The signs of
     differences are counted.
