@@ -125,7 +125,7 @@ def test_no_pass_over_the_scores_but_the_kernels(largest: bool) -> None:
     """What runs before the kernel hands it the scores themselves: no operation makes their like."""
     made: list[str] = []
 
-    class Watch(TorchDispatchMode):
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **kwargs or {})
             for one in result if isinstance(result, tuple) else (result,):
