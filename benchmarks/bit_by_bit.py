@@ -40,7 +40,7 @@ def _kth_key(key, k):  # type: ignore[no-untyped-def]
     open_rows = 1
     while (bit > 0) & (open_rows > 0):
         bit -= 1
-        candidate = threshold | (one << bit.to(one.dtype))
+        candidate = threshold | (one << bit.to(one.dtype))  # type: ignore[attr-defined]
         count = tl.sum((key >= candidate[:, None]).to(tl.int32), axis=1)
         threshold = tl.where(count >= k, candidate, threshold)
         reached = tl.where(count >= k, count, reached)
@@ -48,7 +48,7 @@ def _kth_key(key, k):  # type: ignore[no-untyped-def]
     return threshold
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _kernel(  # type: ignore[no-untyped-def]
     scores, ks, out_values, out_indices, out_mask, rows, n, width, score_stride, chunks, chunk,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,

@@ -134,7 +134,7 @@ def test_no_pass_over_the_scores_but_the_kernels(largest: bool) -> None:
             return result
 
     scores = torch.randn(3, 700, device=DEVICE)
-    with Watch():
+    with Watch():  # type: ignore[no-untyped-call]
         _choose(scores, 8, None, None, largest)
     assert made
     assert all(one.endswith("torch.bool") for one in made)  # the mask

@@ -37,16 +37,15 @@ def _keys(x, valid, WIDE: tl.constexpr, DROP: tl.constexpr, SMALLEST: tl.constex
 
     Those of 16 bits (DROP) come as int32, so that the sign of a difference compares two of them.
     """
+    kind: tl.constexpr = tl.uint64 if WIDE else tl.uint32
     if WIDE:
         x = x.to(tl.float64)
         bits = (x + 0.0).to(tl.int64, bitcast=True)  # -0.0 + 0.0 = 0.0
         flips = (bits >> 63) | tl.full(bits.shape, -(2**63), tl.int64)
-        kind: tl.constexpr = tl.uint64
     else:
         x = _widen(x).to(tl.float32)
         bits = (x + 0.0).to(tl.int32, bitcast=True)
         flips = (bits >> 31) | tl.full(bits.shape, -(2**31), tl.int32)
-        kind: tl.constexpr = tl.uint32
     last = tl.full(bits.shape, -1, bits.dtype)
     if SMALLEST:
         flips = flips ^ last
