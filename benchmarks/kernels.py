@@ -17,6 +17,7 @@ least time at the card's issue rate, from the bytes that must move the least tim
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -96,6 +97,7 @@ def halve(keys: Tensor, k: int, low: Tensor, high: Tensor, most: int) -> tuple[T
     return low, rounds
 
 
+@functools.cache
 def hard_rounds(n: int, k: int, dtype: torch.dtype, halvings: int, short: int) -> Rounds:
     keys = keys_of(torch.randn(100, n, generator=torch.Generator().manual_seed(0)).to(dtype))
     high, bits = keys.amax(1), 16 if dtype == torch.bfloat16 else 32
@@ -107,11 +109,30 @@ def hard_rounds(n: int, k: int, dtype: torch.dtype, halvings: int, short: int) -
     return [first, halve(keys, k, low, high, k)[1]], [bits, bits]
 
 
+def near_kth(scores: Tensor, k: int, t: float) -> tuple[Tensor, float]:
+    """What ``soft._near_kth`` finds in each row of float32 scores, and its rounds on average."""
+    low, high = scores.amin(1), scores.amax(1).nextafter(torch.tensor(torch.inf))
+    found, rounds = torch.full(low.shape, scores.shape[1]), 0.0
+    while True:
+        # Of these rows the mean is what it goes on with: halving is soon within t.
+        middle = low / 2 + high / 2
+        going = (found > k) & (low < middle) & (middle < high) & (high - low > t)
+        if not going.any():
+            return low, rounds
+        rounds += going.double().mean().item()
+        count = (scores >= middle[:, None]).sum(1)
+        low = torch.where(going & (count >= k), middle, low)
+        found = torch.where(going & (count >= k), count, found)
+        high = torch.where(going & (count < k), middle, high)
+
+
+@functools.cache
 def soft_rounds(n: int, k: int, dtype: torch.dtype, link: str) -> Rounds:
-    """The halvings for the k-th largest, and Newton's steps, followed in float64 to float32's spacing."""
-    scores = torch.randn(100, n, generator=torch.Generator().manual_seed(0)).to(dtype)
-    (first,), most = hard_rounds(n, k, dtype, 0, 0)
-    u = (scores.double() - scores.double().topk(k).values[:, -1:]) / TEMPERATURE
+    """The halvings for a pivot, and Newton's steps, followed in float64 to float32's spacing."""
+    scores = torch.randn(100, n, generator=torch.Generator().manual_seed(0)).to(dtype).float()
+    edge, first = near_kth(scores, k, TEMPERATURE)
+    pivot = scores.masked_fill(scores < edge[:, None], torch.inf).amin(1, keepdim=True)
+    u = (scores.double() - pivot) / TEMPERATURE
     delta = torch.zeros(100, 1, dtype=torch.float64)
     going, steps = torch.ones(100, dtype=torch.bool), 0.0
     weights: dict[str, Callable[[Tensor], Tensor]] = {
@@ -120,7 +141,8 @@ def soft_rounds(n: int, k: int, dtype: torch.dtype, link: str) -> Rounds:
         "clip": lambda z: z.clamp(0, 1),
         "exp": lambda z: torch.exp(z.clamp(max=0)),
     }
-    while going.any() and steps < soft._SOLVER[torch.float32]["STEPS"]:
+    solver = soft._SOLVER[torch.float32]
+    while going.any() and steps < solver["STEPS"]:
         steps += going.double().mean().item()
         z = (u - delta).requires_grad_()
         total = weights[link](z).sum(1, keepdim=True)
@@ -128,23 +150,31 @@ def soft_rounds(n: int, k: int, dtype: torch.dtype, link: str) -> Rounds:
         with torch.no_grad():
             step = total / slopes.sum(1, keepdim=True) * (total / k).log()
             delta = torch.where(going[:, None], delta + step, delta)
-            going &= step[:, 0].abs() > 2.0**-22
-    return [first, steps], [*most, int(soft._SOLVER[torch.float32]["STEPS"])]
+            going &= step[:, 0].abs() > solver["NEAR" if link in ("sigmoid", "laplace") else "EPS"]
+    # At most 32 halvings of the numbers that there are, then 20 of what is left above t.
+    return [first, steps], [52, int(solver["STEPS"])]
 
 
 def hard_case(
-    name: str, n: int, dtype: torch.dtype, k: int = K, valid: bool = False, mask: bool = True
+    name: str,
+    n: int,
+    dtype: torch.dtype,
+    k: int = K,
+    valid: bool = False,
+    mask: bool = True,
+    largest: bool = True,
 ) -> Case:
     halvings, short = hard.grouping(n, k)
     drop = hard._DROP.get(dtype, 0)
     constants = {
-        "HAS_VALID": valid, "WRITE_MASK": mask, "WIDE": dtype == torch.float64, "DROP": drop, "BLOCK": n,
-        "BLOCK_K": triton.next_power_of_2(k), "LOG": halvings, "SHORT": short, "chunks": 1,
+        "HAS_VALID": valid, "WRITE_MASK": mask, "WIDE": dtype == torch.float64, "DROP": drop,
+        "SMALLEST": not largest, "BLOCK": n, "BLOCK_K": triton.next_power_of_2(k),
+        "LOG": halvings, "SHORT": short, "chunks": 1,
     }  # fmt: skip
     moved = n * dtype.itemsize + n * valid, n * mask + k * (dtype.itemsize + 8)
     simulated = torch.float32 if dtype == torch.float64 else dtype
     return Case(
-        name, hard._hard_kernel, n, dtype, constants, hard.launch_shape(n, halvings), moved,
+        name, hard._hard_kernel, n, dtype, constants, hard.launch_shape(n, halvings, dtype.itemsize), moved,
         lambda: hard_rounds(n, k, simulated, halvings, short),
     )  # fmt: skip
 
@@ -157,7 +187,7 @@ def soft_cases(n: int) -> Iterator[Case]:
     for link, number in links.items():
         for dtype in (torch.float32, torch.bfloat16) if link == "sigmoid" else (torch.float32,):
             flags = {"HAS_VALID": False, "LINK": number, "BLOCK": n}
-            solver = soft._SOLVER[torch.float32] | {"WIDE": False, "DROP": hard._DROP.get(dtype, 0)}
+            solver = soft._SOLVER[torch.float32] | {"WIDE": False}
             name = f"soft_{link}" + ("_bfloat16" if dtype == torch.bfloat16 else "")
             size = dtype.itemsize
             yield Case(
@@ -180,7 +210,7 @@ def sample_cases(n: int) -> Iterator[Case]:
             typical, most = hard_rounds(n, K, torch.float32, halvings, short)
             return ([*typical, 32], [*most, 32]) if nucleus else (typical, most)
 
-        launch = hard.launch_shape(n, halvings)
+        launch = hard.launch_shape(n, halvings, 4)
         name = "sample_top_p" if nucleus else "sample"
         yield Case(name, sample._sample_kernel, n, torch.float32, constants, launch, (n * 4, 8), rounds)
 
@@ -195,6 +225,7 @@ def cases() -> Iterator[Case]:
         yield hard_case("hard_quarter", n, torch.float32, k=n // 4)
         if n == MIDDLE:
             yield hard_case("hard_no_mask", n, torch.float32, mask=False)
+            yield hard_case("hard_smallest", n, torch.float32, largest=False)
         if n <= MIDDLE:
             yield hard_case("hard_float64", n, torch.float64)
         yield from sample_cases(n)

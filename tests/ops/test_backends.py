@@ -10,8 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from topk_lib import hard_topk, reference, sample_topk, soft_topk
+from topk_lib.ops.hard import _choose
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LINKS = ["sigmoid", "laplace", "clip", "exp"]
@@ -92,6 +94,50 @@ def test_short_lists_leave_nobody_out(
     expected = hard_topk(scores, ks, valid=valid)
     for a, b in zip(got, expected, strict=True):
         assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "masked"), [(100, False), (100, True), (700, False), (700, True)])
+def test_the_smallest_in_the_kernel(
+    dtype: torch.dtype, n: int, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole rows and short lists; NaN comes last, also where it fills groups and k."""
+    pytest.importorskip("triton")
+    scores = torch.cat([awkward(4, n, dtype, seed=n), torch.randn(4, n, device=DEVICE).to(dtype)])
+    scores[5, 20:] = math.nan
+    scores[6] = math.inf
+    scores[7, -n // 3 :] = -math.nan
+    valid = torch.rand(8, n, device=DEVICE) < 0.6 if masked else None
+    ks = torch.tensor([0, 1, 13, 30, 32, 31, 29, 32], device=DEVICE)
+    found = []
+    for backend in ("torch", "triton"):
+        monkeypatch.setenv("TOPK_BACKEND", backend)
+        found.append(hard_topk(scores, ks, valid=valid, largest=False))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("triton_backend")
+@pytest.mark.parametrize("largest", [True, False])
+def test_no_pass_over_the_scores_but_the_kernels(largest: bool) -> None:
+    """What runs before the kernel hands it the scores themselves: no operation makes their like."""
+    made: list[str] = []
+
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **kwargs or {})
+            for one in result if isinstance(result, tuple) else (result,):
+                if isinstance(one, Tensor) and one.shape == scores.shape and not one.is_set_to(scores):
+                    made.append(f"{func}: {one.dtype}")
+            return result
+
+    scores = torch.randn(3, 700, device=DEVICE)
+    with Watch():  # type: ignore[no-untyped-call]
+        _choose(scores, 8, None, None, largest)
+    assert made
+    assert all(one.endswith("torch.bool") for one in made)  # the mask
 
 
 @pytest.mark.gpu

@@ -32,21 +32,28 @@ def _widen(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _keys(x, valid, WIDE: tl.constexpr, DROP: tl.constexpr):  # type: ignore[no-untyped-def]
+def _keys(x, valid, WIDE: tl.constexpr, DROP: tl.constexpr, SMALLEST: tl.constexpr = False):  # type: ignore[no-untyped-def]
+    """Numbers that order as the scores do (SMALLEST: the other way round), NaN first (last); invalid: 0.
+
+    Those of 16 bits (DROP) come as int32, so that the sign of a difference compares two of them.
+    """
+    kind: tl.constexpr = tl.uint64 if WIDE else tl.uint32
     if WIDE:
         x = x.to(tl.float64)
-        x = tl.where(x == 0, 0.0, x)
-        bits = x.to(tl.uint64, bitcast=True)
-        top = tl.full(bits.shape, 1, tl.uint64) << 63
+        bits = (x + 0.0).to(tl.int64, bitcast=True)  # -0.0 + 0.0 = 0.0
+        flips = (bits >> 63) | tl.full(bits.shape, -(2**63), tl.int64)
     else:
         x = _widen(x).to(tl.float32)
-        x = tl.where(x == 0, 0.0, x)
-        bits = x.to(tl.uint32, bitcast=True)
-        top = tl.full(bits.shape, 1, tl.uint32) << 31
-    flipped = bits ^ (top | (top - 1))  # not ~bits, which older interpreters cannot do
-    key = tl.where((bits & top) != 0, flipped, bits | top)
-    key = tl.where(x != x, bits | flipped, key)  # all ones
-    key = key >> DROP
+        bits = (x + 0.0).to(tl.int32, bitcast=True)
+        flips = (bits >> 31) | tl.full(bits.shape, -(2**31), tl.int32)
+    last = tl.full(bits.shape, -1, bits.dtype)
+    if SMALLEST:
+        flips = flips ^ last
+    key = (bits ^ flips).to(kind, bitcast=True) >> DROP
+    nan = tl.full(bits.shape, 1, kind) if SMALLEST else last.to(kind, bitcast=True) >> DROP
+    key = tl.where(x != x, nan, key)
+    if DROP > 0:
+        key = key.to(tl.int32, bitcast=True)
     return tl.where(valid, key, key ^ key)
 
 
@@ -61,7 +68,11 @@ def _reach(key, k, low, high, most):  # type: ignore[no-untyped-def]
     open_rows = 1
     while open_rows > 0:
         middle = high - ((high - low) >> 1)
-        count = tl.sum((key >= middle[:, None]).to(tl.int32), axis=1)
+        if key.dtype == tl.int32:  # one instruction takes off, another adds up signs
+            below = (key - middle[:, None]).to(tl.uint32, bitcast=True) >> 31
+            count = key.shape[1] - tl.sum(below.to(tl.int32), axis=1)
+        else:
+            count = tl.sum((key >= middle[:, None]).to(tl.int32), axis=1)
         enough = count >= k
         low = tl.where(enough, middle, low)
         found = tl.where(enough, count, found)
@@ -94,18 +105,19 @@ def _first(key, threshold, room):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _largest(x, HALVINGS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The largest of each row of (groups, 2 ** HALVINGS), (1, groups); NaN above all."""
+def _largest(x, HALVINGS: tl.constexpr, SMALLEST: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The largest of each row of (groups, 2 ** HALVINGS), (1, groups), NaN above all; or the smallest."""
     for _ in tl.static_range(HALVINGS):
         a, b = tl.split(tl.reshape(x, (x.shape[0], x.shape[1] // 2, 2)))
-        x = tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+        # the smaller is the number, where one is NaN
+        x = tl.minimum(a, b) if SMALLEST else tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
     return tl.reshape(x, (1, x.shape[0]))
 
 
 @triton.jit
 def _shortlist(  # type: ignore[no-untyped-def]
     scores, valid, length, k, spots,
-    HAS_VALID: tl.constexpr, WIDE: tl.constexpr, DROP: tl.constexpr,
+    HAS_VALID: tl.constexpr, WIDE: tl.constexpr, DROP: tl.constexpr, SMALLEST: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, LOG: tl.constexpr, SHORT: tl.constexpr,
 ):  # fmt: skip
     """The few scores of one row among which its k largest are.
@@ -127,15 +139,16 @@ def _shortlist(  # type: ignore[no-untyped-def]
     CROWDS: tl.constexpr = max(BLOCK_K, 32)
     column = tl.arange(0, GROUPS)[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
     ok = column < length[:, None]  # (GROUPS, SIZE)
-    x = tl.load(scores + column, mask=ok, other=-float("inf"))
+    # Beyond the row stands what ranks last, behind all that ties with it.
+    x = tl.load(scores + column, mask=ok, other=float("nan") if SMALLEST else -float("inf"))
     if HAS_VALID:
         ok = ok & (tl.load(valid + column, mask=ok, other=0) != 0)
         k = tl.minimum(k, tl.sum(tl.reshape(ok.to(tl.int32), (1, BLOCK)), axis=1))
-        top = tl.reshape(tl.max(_keys(x, ok, WIDE, DROP), axis=1), (1, GROUPS))
+        top = tl.reshape(tl.max(_keys(x, ok, WIDE, DROP, SMALLEST), axis=1), (1, GROUPS))
     else:
         k = tl.minimum(k, length)
-        # Scores beyond the row are -inf, and the last of those.
-        top = _keys(_largest(_widen(x), LOG), tl.full((1, GROUPS), 1, tl.int1), WIDE, DROP)
+        best = _largest(_widen(x), LOG, SMALLEST)
+        top = _keys(best, tl.full((1, GROUPS), 1, tl.int1), WIDE, DROP, SMALLEST)
     # CROWDS of groups, at least k of them: the least of their largest keys is reached k times.
     low = tl.min(tl.reshape(tl.max(tl.reshape(top, (GROUPS // CROWDS, CROWDS)), axis=0), (1, CROWDS)), axis=1)
     high = tl.max(top, axis=1)
@@ -151,7 +164,7 @@ def _shortlist(  # type: ignore[no-untyped-def]
     x = tl.load(scores + column, mask=ok, other=0.0)
     if HAS_VALID:
         ok = ok & (tl.load(valid + column, mask=ok, other=0) != 0)
-    key = tl.reshape(_keys(x, ok, WIDE, DROP), (1, SHORT * SIZE))
+    key = tl.reshape(_keys(x, ok, WIDE, DROP, SMALLEST), (1, SHORT * SIZE))
     column = tl.reshape(column, (1, SHORT * SIZE))
     return tl.reshape(x, (1, SHORT * SIZE)), key, column, k, low, high
 
@@ -161,6 +174,7 @@ def _hard_kernel(  # type: ignore[no-untyped-def]
     scores, valid, ks, out_values, out_indices, out_mask, shortlists,
     rows, n, width, score_stride, valid_stride, chunks, chunk,
     HAS_VALID: tl.constexpr, WRITE_MASK: tl.constexpr, WIDE: tl.constexpr, DROP: tl.constexpr,
+    SMALLEST: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, LOG: tl.constexpr, SHORT: tl.constexpr,
 ):  # fmt: skip
     # A row is one chunk of a row of the scores, or all of it.
@@ -183,14 +197,14 @@ def _hard_kernel(  # type: ignore[no-untyped-def]
             k = tl.minimum(k, tl.sum(ok.to(tl.int32), axis=1))
         else:
             k = tl.minimum(k, length)
-        key = _keys(x, ok, WIDE, DROP)
+        key = _keys(x, ok, WIDE, DROP, SMALLEST)
         threshold = _kth_key(key, k)
     else:
         if WRITE_MASK:  # before the barrier; the chosen follow
             tl.store(out_mask + every, tl.zeros((ROWS, BLOCK), tl.int1), mask=inside)
         _, key, column, k, low, high = _shortlist(
             scores, valid, length, k, shortlists + row[:, None] * SHORT,
-            HAS_VALID, WIDE, DROP, BLOCK, BLOCK_K, LOG, SHORT,
+            HAS_VALID, WIDE, DROP, SMALLEST, BLOCK, BLOCK_K, LOG, SHORT,
         )  # fmt: skip
         threshold = _reach(key, k, low, high, k)
     chosen, slot = _first(key, threshold, k)
@@ -224,10 +238,15 @@ def grouping(n: int, width: int) -> tuple[int, int]:
     return (log if short << log <= block // 2 else 0), short
 
 
-def launch_shape(block: int, halvings: int) -> dict[str, int]:
-    """Rows a program and its warps: 64 scores a thread where groups are formed, else 16."""
+def launch_shape(block: int, halvings: int, size: int) -> dict[str, int]:
+    """Rows a program and its warps, for scores of ``size`` bytes.
+
+    Where groups are formed a thread takes 64 scores, or 128 of two bytes: each warp more pays for
+    every round once more. Else it takes 16.
+    """
     rows = 1 if halvings else max(1, 1024 // block)
-    return {"ROWS": rows, "num_warps": min(max(block * rows // (2048 if halvings else 512), 1), 16)}
+    share = 512 if not halvings else 4096 if size == 2 else 2048
+    return {"ROWS": rows, "num_warps": min(max(block * rows // share, 1), 16)}
 
 
 def fits(n: int, width: int) -> bool:
@@ -236,7 +255,12 @@ def fits(n: int, width: int) -> bool:
 
 
 def hard_topk_rows(
-    scores: Tensor, ks: Tensor, width: int, valid: Tensor | None, want_mask: bool = True
+    scores: Tensor,
+    ks: Tensor,
+    width: int,
+    valid: Tensor | None,
+    want_mask: bool = True,
+    largest: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Choose in each row, in the order of position.
 
@@ -246,18 +270,25 @@ def hard_topk_rows(
         width: the largest k.
         valid: (rows, n) bool, contiguous along n, or None.
         want_mask: whether to write the mask; an empty one is returned otherwise.
+        largest: False for the k smallest, NaN last.
 
     Returns:
         values (rows, width), indices (rows, width) int64, mask (rows, n) bool.
     """
     n = scores.shape[1]
     if n > (MAX_BLOCK if grouping(n, width)[0] else _ROOMY) and width <= _CHUNK // 2:
-        return _in_chunks(scores, ks, width, valid, want_mask)
-    return _one_pass(scores, ks, width, valid, want_mask)
+        return _in_chunks(scores, ks, width, valid, want_mask, largest)
+    return _one_pass(scores, ks, width, valid, want_mask, largest)
 
 
 def _one_pass(
-    scores: Tensor, ks: Tensor, width: int, valid: Tensor | None, want_mask: bool, chunk: int | None = None
+    scores: Tensor,
+    ks: Tensor,
+    width: int,
+    valid: Tensor | None,
+    want_mask: bool,
+    largest: bool,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One row a program or, with ``chunk``, one chunk of so many columns: its results are rows then."""
     n = scores.shape[1]
@@ -272,26 +303,26 @@ def _one_pass(
     block = max(triton.next_power_of_2(chunk), 16)
     halvings, short = grouping(chunk, width)
     shortlist = torch.empty(rows, short, dtype=torch.int32, device=scores.device) if halvings else ks
-    shape = launch_shape(block, halvings)
+    shape = launch_shape(block, halvings, scores.element_size())
     _hard_kernel[(triton.cdiv(rows, shape["ROWS"]),)](
         scores, scores if valid is None else valid, ks, values, indices, mask, shortlist,
         rows, n, width, scores.stride(0), 0 if valid is None else valid.stride(0), chunks, chunk,
         HAS_VALID=valid is not None, WRITE_MASK=want_mask,
-        WIDE=scores.dtype == torch.float64, DROP=_DROP.get(scores.dtype, 0),
+        WIDE=scores.dtype == torch.float64, DROP=_DROP.get(scores.dtype, 0), SMALLEST=not largest,
         BLOCK=block, BLOCK_K=max(triton.next_power_of_2(width), 16), LOG=halvings, SHORT=short, **shape,
     )  # fmt: skip
     return values, indices, mask
 
 
 def _in_chunks(
-    scores: Tensor, ks: Tensor, width: int, valid: Tensor | None, want_mask: bool
+    scores: Tensor, ks: Tensor, width: int, valid: Tensor | None, want_mask: bool, largest: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Exact top-k of each chunk, then of the candidates, which stand in the order of position."""
     rows, n = scores.shape
     # (rows * chunks, keep); index -1 marks a spare slot
-    values, where, _ = _one_pass(scores, ks, min(width, _CHUNK), valid, False, chunk=_CHUNK)
+    values, where, _ = _one_pass(scores, ks, min(width, _CHUNK), valid, False, largest, chunk=_CHUNK)
     where = where.view(rows, -1)
-    values, picked, _ = hard_topk_rows(values.view(rows, -1), ks, width, where >= 0, False)
+    values, picked, _ = hard_topk_rows(values.view(rows, -1), ks, width, where >= 0, False, largest)
     indices = torch.where(picked >= 0, where.gather(1, picked.clamp(min=0)), -1)
     mask = torch.zeros(rows, n + 1 if want_mask else 0, dtype=torch.bool, device=scores.device)
     if want_mask:

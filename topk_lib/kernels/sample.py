@@ -56,7 +56,7 @@ def _sample_kernel(  # type: ignore[no-untyped-def]
     else:
         x, key, column, k, low, high = _shortlist(
             logits, logits, tl.full((ROWS,), n, tl.int32), k, shortlists + row[:, None] * SHORT,
-            False, WIDE, DROP, BLOCK, BLOCK_K, LOG, SHORT,
+            False, WIDE, DROP, False, BLOCK, BLOCK_K, LOG, SHORT,
         )  # fmt: skip
         inside = key > 0
         ok = inside & (x != -inf)
@@ -132,7 +132,7 @@ def sample_rows(
     if rows:
         block = max(triton.next_power_of_2(n), 16)
         halvings, short = grouping(n, width)
-        shape = launch_shape(block, halvings)
+        shape = launch_shape(block, halvings, logits.element_size())
         shortlists = torch.empty(rows, short, dtype=torch.int32, device=logits.device) if halvings else ks
         _sample_kernel[(triton.cdiv(rows, shape["ROWS"]),)](
             logits, ks, temperatures, temperatures if top_ps is None else top_ps,

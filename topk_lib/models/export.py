@@ -124,13 +124,17 @@ def _check(model: TopKForSequenceClassification) -> None:
         raise ValueError("a model with keep_after, which drops tokens inside the encoder, has no ONNX export")
 
 
-def _choose(flat: Any, width: int, per_row: Any = None, ok: Any = None) -> tuple[Any, Any]:
+def _choose(
+    flat: Any, width: int, per_row: Any = None, ok: Any = None, largest: bool = True
+) -> tuple[Any, Any]:
     """The operator ``topk_lib::choose`` in ONNX; scores are float32, and none is NaN.
 
     ONNX's TopK gives the lower index first where values are equal, as our choice does.
     """
     from onnxscript import opset18 as op
 
+    if not largest:
+        flat = op.Neg(flat)
     if ok is not None:  # a real score of -inf stays above padding
         lowest = op.Constant(value_float=torch.finfo(torch.float32).min)
         flat = op.Where(ok, op.Max(flat, lowest), op.Constant(value_float=-torch.inf))

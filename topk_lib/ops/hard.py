@@ -185,9 +185,7 @@ def _choose_from(
     choose: Any = torch.ops.topk_lib.choose.default
     if flat.device.type == "cpu" and untraced(flat, per_row, ok) and not use_triton(flat.device):
         choose = _choose_on_cpu
-    if not largest:
-        return flat, *_smallest(choose, flat.detach(), width, per_row, ok)
-    return flat, *choose(flat.detach(), width, per_row, ok)
+    return flat, *choose(flat.detach(), width, per_row, ok, largest)
 
 
 def _smallest(
@@ -195,7 +193,7 @@ def _smallest(
 ) -> tuple[Tensor, Tensor]:
     """The largest of the negated scores; NaN, which stays NaN, takes what room numbers leave."""
     nan = flat.isnan()
-    if flat.device.type == "cpu" and untraced(flat, per_row, ok) and not bool(nan.any()):
+    if flat.device.type == "cpu" and not bool(nan.any()):
         found: tuple[Tensor, Tensor] = choose(-flat, width, per_row, ok)
         return found
     number, left = (~nan, nan) if ok is None else (ok & ~nan, ok & nan)
@@ -207,11 +205,14 @@ def _smallest(
 
 
 torch.library.define(
-    "topk_lib::choose", "(Tensor flat, SymInt width, Tensor? per_row, Tensor? ok) -> (Tensor, Tensor)"
+    "topk_lib::choose",
+    "(Tensor flat, SymInt width, Tensor? per_row, Tensor? ok, bool largest=True) -> (Tensor, Tensor)",
 )
 
 
-def _choose(flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None) -> tuple[Tensor, Tensor]:
+def _choose(
+    flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None, largest: bool = True
+) -> tuple[Tensor, Tensor]:
     """Indices (rows, width) in the order of position, -1 in spare slots, and mask (rows, n)."""
     if use_triton(flat.device):
         from topk_lib.kernels import hard as kernels
@@ -219,13 +220,20 @@ def _choose(flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None)
         if kernels.fits(flat.shape[1], width):
             ks = torch.full((len(flat),), width, device=flat.device) if per_row is None else per_row
             flags = None if ok is None else ok.contiguous()
-            return kernels.hard_topk_rows(flat.contiguous(), ks.int(), width, flags)[1:]
-    return (_choose_on_cpu if flat.device.type == "cpu" else _by_sorting)(flat, width, per_row, ok)
+            flat = flat.contiguous()
+            return kernels.hard_topk_rows(flat, ks.int(), width, flags, largest=largest)[1:]
+    if flat.device.type == "cpu":
+        return _choose_on_cpu(flat, width, per_row, ok, largest)
+    if not largest:
+        return _smallest(_by_sorting, flat, width, per_row, ok)
+    return _by_sorting(flat, width, per_row, ok)
 
 
 def _choose_on_cpu(
-    flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None
+    flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None, largest: bool = True
 ) -> tuple[Tensor, Tensor]:
+    if not largest:
+        return _smallest(_choose_on_cpu, flat, width, per_row, ok)
     if native.serves(flat.shape[1]):
         indices = flat.new_empty((len(flat), width), dtype=torch.int64)
         mask = flat.new_empty(flat.shape, dtype=torch.bool)
@@ -242,17 +250,25 @@ torch.library.impl("topk_lib::choose", "CompositeExplicitAutograd", _choose)
 
 
 @torch.library.register_fake("topk_lib::choose")  # type: ignore[untyped-decorator]
-def _(flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None) -> tuple[Tensor, Tensor]:
+def _(
+    flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None, largest: bool = True
+) -> tuple[Tensor, Tensor]:
     mask = flat.new_empty(flat.shape, dtype=torch.bool)
     return flat.new_empty(flat.shape[0], width, dtype=torch.int64), mask
 
 
 @torch.library.register_vmap("topk_lib::choose")  # type: ignore[untyped-decorator]
 def _(
-    info: Any, dims: tuple[Any, ...], flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None
+    info: Any,
+    dims: tuple[Any, ...],
+    flat: Tensor,
+    width: int,
+    per_row: Tensor | None,
+    ok: Tensor | None,
+    largest: bool = True,
 ) -> Any:
     flat, per_row, ok = fold_batch(info, (dims[0], dims[2], dims[3]), (flat, per_row, ok))
-    indices, mask = torch.ops.topk_lib.choose(flat, width, per_row, ok)
+    indices, mask = torch.ops.topk_lib.choose(flat, width, per_row, ok, largest)
     split = (info.batch_size, -1)
     return (indices.unflatten(0, split), mask.unflatten(0, split)), (0, 0)
 
