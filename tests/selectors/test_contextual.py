@@ -76,7 +76,7 @@ def test_a_taught_gate_takes_each_type_once_and_learns_through_it() -> None:
     assert once[[2, 3]].max() < plain[[0, 1, 4]].min()
     # A copy's score moves with its own gate alone, not with the text's highest and lowest.
     for scores in (plain, once):
-        scores[2].backward()
+        scores[2].backward()  # type: ignore[no-untyped-call]
     ours, theirs = ([p.grad for p in selector.parameters()] for selector in selectors)
     assert any(bool(g.abs().max() > 0) for g in ours if g is not None)
     for a, b in zip(ours, theirs, strict=True):

@@ -118,10 +118,11 @@ def test_whole_runs(study: Callable[[str], Made]) -> None:
     assert tokens["random"]["tokens"] == 64
 
     lead, gate = extracted["oracle", 1]["records"], extracted["gate", 1]["records"]
-    mean, low, high = claims.ahead(lead, gate)
-    assert 0 < low <= mean <= high
-    assert claims.ahead(gate, lead)[0] == pytest.approx(-mean)
-    with pytest.raises(ValueError, match="as many seeds, on the same abstracts"):
+    gap = claims.ahead(lead, gate)
+    low, high = gap.limits()
+    assert 0 < gap.mean and low <= gap.mean <= high
+    assert claims.ahead(gate, lead).mean == pytest.approx(-gap.mean)
+    with pytest.raises(ValueError, match="only methods on the same abstracts"):
         claims.ahead(lead, written["all", 0]["records"])
 
 
