@@ -59,7 +59,7 @@ def shapes() -> Iterator[tuple[int, int, int]]:
             yield from ((rows, n, k) for k in sorted({8, 64, 256, n // 4}) if k <= n // 2)
 
 
-def hard_cases() -> Iterator[Case]:
+def hard_cases(numpy: bool) -> Iterator[Case]:
     peers = hard_peers()
     for rows, n, k in shapes():
         x = torch.randn(rows, n, device=DEVICE)
@@ -80,7 +80,7 @@ def hard_cases() -> Iterator[Case]:
             "topk_lib mask": lambda x=x, k=k: topk_mask(x, k),  # type: ignore[misc]
             "topk_lib indices": lambda x=x, k=k: argtopk(x, k),  # type: ignore[misc]
             BY_VALUE: lambda x=x, k=k: hard_topk(x, k, order="value"),  # type: ignore[misc]
-            **({"topk_lib numpy": _by_numpy(ours)} if DEVICE.type == "cpu" else {}),
+            **({"topk_lib numpy": _by_numpy(ours)} if numpy else {}),
             "torch.topk + sort": by_topk,
             "torch.topk": lambda x=x, k=k: x.topk(k),  # type: ignore[misc]
             "torch.sort": by_sort,
@@ -124,7 +124,7 @@ def hard_peers() -> dict[str, Callable[[Tensor, int], object]]:
     return found
 
 
-def soft_cases() -> Iterator[Case]:
+def soft_cases(numpy: bool) -> Iterator[Case]:
     peers = soft_peers()
     for (rows, n, k), both in itertools.product(shapes(), (False, True)):
         if (n > 32768 and DEVICE.type == "cuda") or k not in (64, n // 4) or rows * n > MOST // 4:
@@ -132,7 +132,7 @@ def soft_cases() -> Iterator[Case]:
         x = torch.randn(rows, n, device=DEVICE)
         g = torch.randn(rows, n, device=DEVICE)
         functions = {f"topk_lib {link}": _ours(link, k) for link in LINKS}
-        if DEVICE.type == "cpu":
+        if numpy:
             functions |= {f"topk_lib numpy {link}": _by_numpy(_ours(link, k)) for link in LINKS}
         functions |= {name: make(rows, n, k) for name, make in peers.items()}
         calls: dict[str, Call] = {}
@@ -202,7 +202,7 @@ def _sinkhorn(x: Tensor, k: int, t: float = 0.5, rounds: int = 50) -> Tensor:
     return (cost + u + v).exp()[..., 1]
 
 
-def sample_cases() -> Iterator[Case]:
+def sample_cases(numpy: bool) -> Iterator[Case]:
     for rows, n in itertools.product((1, 8, 32, 256), (32000, 50257, 128256)):
         if rows * n > MOST:
             continue
@@ -226,6 +226,8 @@ def sample_cases() -> Iterator[Case]:
                 "topk_lib": lambda x=x, s=seeds, p=top_p: sample_topk(x, 50, 0.8, top_p=p, seed=s),  # type: ignore[misc]
                 "torch.topk + multinomial": lambda f=by_topk, p=top_p: f(top_p=p),  # type: ignore[misc]
             }
+            if numpy:
+                calls["topk_lib numpy"] = _by_numpy(calls["topk_lib"])
             if DEVICE.type == "cuda" and importlib.util.find_spec("flashinfer"):
                 calls["FlashInfer"] = lambda f=by_flashinfer, p=top_p: f(top_p=p)  # type: ignore[misc]
             yield Case(f"{rows}x{n}x50{'' if top_p is None else '+top_p'}", rows * (n * 4 + 8), calls)
@@ -385,7 +387,8 @@ def main() -> None:
         record = {}
     metrics: dict[str, Any] = record.get("metrics") or {"copy_bytes_per_s": copy_bandwidth(), "shapes": {}}
     earlier = float(metrics.get("seconds", 0))
-    for case in CASES[options.operator]():
+    # NumPy once: it does not change with the code
+    for case in CASES[options.operator](DEVICE.type == "cpu" and options.code is None):
         if case.name in metrics["shapes"]:
             continue
         found = measure(case)
