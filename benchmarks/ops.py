@@ -23,7 +23,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +39,6 @@ SECONDS = 0.3 if DEVICE.type == "cuda" else 1.5  # spent on a shape, all functio
 CODES = ("any processor", "AVX2", "AVX-512")  # of the compiled operators, as their levels are numbered
 BY_VALUE = "topk_lib by value"  # in the order in which torch.topk gives them
 
-T = TypeVar("T")
 Call = Callable[[], object]
 
 
@@ -90,13 +89,13 @@ def hard_cases(numpy: bool) -> Iterator[Case]:
         yield Case(f"{rows}x{n}x{k}", rows * (n * (4 + 1) + k * (4 + 8)), calls)
 
 
-def _by_numpy(f: Callable[..., T]) -> Callable[..., T]:
+def _by_numpy(call: Call) -> Call:
     """The same by what runs where nothing was compiled."""
 
-    def run(*args: Tensor) -> T:
+    def run() -> object:
         os.environ["TOPK_BACKEND"] = "numpy"
         try:
-            return f(*args)
+            return call()
         finally:
             del os.environ["TOPK_BACKEND"]
 
@@ -132,12 +131,12 @@ def soft_cases(numpy: bool) -> Iterator[Case]:
         x = torch.randn(rows, n, device=DEVICE)
         g = torch.randn(rows, n, device=DEVICE)
         functions = {f"topk_lib {link}": _ours(link, k) for link in LINKS}
-        if numpy:
-            functions |= {f"topk_lib numpy {link}": _by_numpy(_ours(link, k)) for link in LINKS}
         functions |= {name: make(rows, n, k) for name, make in peers.items()}
         calls: dict[str, Call] = {}
         for name, f in functions.items():
             calls[name] = (lambda f=f, x=x, g=g: _both(f, x, g)) if both else (lambda f=f, x=x: f(x))  # type: ignore[misc]
+        if numpy:
+            calls |= {f"topk_lib numpy {link}": _by_numpy(calls[f"topk_lib {link}"]) for link in LINKS}
         moved = rows * n * (4 + 4) + (rows * n * (4 + 4 + 4) if both else 0)
         yield Case(f"{rows}x{n}x{k}{'+backward' if both else ''}", moved, calls)
 
