@@ -126,11 +126,12 @@ TARGET INLINE double solved(T* x, int64_t n, double k, double count, Sums now) {
         // No weight is further off than the sum; and with |f''| <= f' a step leaves delta off by half its square.
         const double least = eps * std::fmin(k, 1);
         if (link < clip && excess * excess <= 2 * eps * now.slopes * now.slopes) return inside ? newton : delta;
-        if (size <= (link < clip ? least : 2 * std::fmax(least, eps * now.slopes))) return delta;
+        const double fine = eps * std::fmax(std::fabs(delta), 1);  // what numbers like delta can tell
+        if (size <= (link < clip ? least : 2 * std::fmax(least, fine * now.slopes))) return delta;
         (excess > 0 ? low : high) = delta;
         // Outside or slow: halve the bracket.
         const double next = T(inside && size < before / 2 ? newton : (low + high) / 2);
-        if (!(next > low && next < high)) return delta;
+        if (!(next > low && next < high)) return next;  // nothing lies between
         before = size;
         delta = next;
         now = sums<link, false>(x, n, at_threshold<link>(delta));
