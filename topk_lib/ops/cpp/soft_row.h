@@ -128,7 +128,7 @@ TARGET INLINE double solved(T* x, int64_t n, double k, double count, Sums now) {
         const double least = eps * std::fmin(k, 1);
         if (link < clip && excess * excess <= 2 * eps * now.slopes * now.slopes) return inside ? newton : delta;
         const double fine = eps * std::fmax(std::fabs(delta), 1);  // what numbers like delta can tell
-        if (size <= (link < clip ? least : 2 * std::fmax(least, fine * now.slopes))) return delta;
+        if (size <= (link < clip ? least : std::fmax(2 * least, fine * now.slopes))) return delta;
         if (size < smallest) {
             smallest = size;
             best = delta;
