@@ -118,7 +118,8 @@ inline double move(Sums now, double k, double count) {
 template <int link, class T>
 TARGET INLINE double solved(T* x, int64_t n, double k, double count, Sums now) {
     const double eps = sizeof(T) == 4 ? 1e-7 : 1e-15;
-    double low = -far_away<T>, high = far_away<T>, delta = 0, before = std::numeric_limits<double>::infinity();
+    double low = -far_away<T>, high = far_away<T>, delta = 0, best = 0;
+    double before = std::numeric_limits<double>::infinity(), smallest = before;
     for (int step = 0; step < 100; ++step) {
         const double excess = now.weights - k, size = std::fabs(excess);
         const double newton = delta + move<link>(now, k, count);
@@ -126,16 +127,22 @@ TARGET INLINE double solved(T* x, int64_t n, double k, double count, Sums now) {
         // No weight is further off than the sum; and with |f''| <= f' a step leaves delta off by half its square.
         const double least = eps * std::fmin(k, 1);
         if (link < clip && excess * excess <= 2 * eps * now.slopes * now.slopes) return inside ? newton : delta;
-        if (size <= (link < clip ? least : 2 * std::fmax(least, eps * now.slopes))) return delta;
+        const double fine = eps * std::fmax(std::fabs(delta), 1);  // what numbers like delta can tell
+        if (size <= (link < clip ? least : std::fmax(2 * least, fine * now.slopes))) return delta;
+        if (size < smallest) {
+            smallest = size;
+            best = delta;
+        }
         (excess > 0 ? low : high) = delta;
         // Outside or slow: halve the bracket.
-        const double next = T(inside && size < before / 2 ? newton : (low + high) / 2);
-        if (!(next > low && next < high)) return delta;
+        double next = T(inside && size < before / 2 ? newton : (low + high) / 2);
+        if (!(next > low && next < high)) next = T((low + high) / 2);
+        if (!(next > low && next < high)) break;  // nothing lies between
         before = size;
         delta = next;
         now = sums<link, false>(x, n, at_threshold<link>(delta));
     }
-    return delta;
+    return best;
 }
 
 // The quantile of the normal distribution, nearly: Tukey's lambda.
