@@ -193,3 +193,18 @@ def test_a_long_row_sums_to_k_in_float32(link: str) -> None:
         torch.autograd.backward(weights.sum())
         assert k.grad is not None
         assert k.grad.item() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("link", ["sigmoid", "laplace", "clip", "exp"])
+@pytest.mark.parametrize("left_out", [0.05, 0.5, 20.0])
+def test_weights_that_are_nearly_all_1(link: str, left_out: float) -> None:
+    """What they lack to 1 is small, and decides where the threshold lies."""
+    torch.manual_seed(0)
+    x = torch.cat([torch.randn(4, 2000), 10 * torch.randn(4, 2000)])
+    valid = torch.rand(8, 2000) < 0.9
+    for t in (0.01, 0.5, 3.0):
+        for ok, k in ((None, 2000 - left_out), (valid, valid.sum(-1) - left_out)):
+            exact = soft_topk(x.double(), k, t, link=link, valid=ok)
+            torch.testing.assert_close(
+                soft_topk(x, k, t, link=link, valid=ok).double(), exact, rtol=0, atol=2e-5
+            )

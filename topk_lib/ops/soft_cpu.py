@@ -46,7 +46,16 @@ def soft_forward(
 
     def piece(part: slice) -> None:
         own = None if valid is None else valid[part]
-        _forward(scores[part], ks[part], temperatures[part], own, link, weights[part], taus[part])
+        s, w, tau = scores[part], weights[part], taus[part]
+        given = (ks[part], temperatures[part], own, link)
+        rest = (s.shape[1] if own is None else np.count_nonzero(own, axis=-1)) - given[0]
+        if s.dtype == np.float32 and (rest < s.shape[1] / 16).any():
+            # What weights near 1 lack to it has few digits in float32.
+            wide, shift = np.empty(s.shape), np.empty(tau.shape)
+            _forward(s.astype(np.float64), *given, wide, shift)
+            w[:], tau[:] = wide, shift
+        else:
+            _forward(s, *given, w, tau)
 
     in_pieces(piece, *scores.shape)
     return weights, taus

@@ -66,14 +66,22 @@ TARGET INLINE Vec<T> slope_at(Vec<T> z) {
     return z < zero ? e : zero;
 }
 
+// What a weight lacks to 1, with the digits that 1 - w has lost where w is near 1.
+template <int link, class T>
+TARGET INLINE Vec<T> lack(Vec<T> x, Vec<T> c, Vec<T> w) {
+    const Vec<T> one = all<T>(1), q = x * c;
+    return w > T(0.5) ? (link == sigmoid ? q * w : T(0.5) * q) : one - w;
+}
+
 struct Sums {
     double weights, slopes;
 };
 
-// The sums over a row at a threshold. With scores given, their numbers are written to x first.
-template <int link, bool first, class T>
-TARGET INLINE Sums sums(T* x, int64_t n, double at, const Rows* in = nullptr, const void* scores = nullptr,
-                        const uint8_t* valid = nullptr, T pivot = 0, T inverse = 0) {
+// The sums over a row at a threshold. With scores given, their numbers are written to x first. `most`: of `count`
+// entries that are there most weigh more than 1/2, and what they lack to 1 is added up.
+template <int link, bool first, bool most, class T>
+TARGET INLINE Sums sums_of(double count, T* x, int64_t n, double at, const Rows* in = nullptr,
+                           const void* scores = nullptr, const uint8_t* valid = nullptr, T pivot = 0, T inverse = 0) {
     const T far = T(far_away<T>);
     const Vec<T> c = all(T(at));
     Sums found{};
@@ -94,13 +102,26 @@ TARGET INLINE Sums sums(T* x, int64_t n, double at, const Rows* in = nullptr, co
                 own = read<T>(x, i, n, nothing<link, T>);
             }
             const Vec<T> w = weight<link, T>(own, c);
-            weights += w;
-            slopes += slope<link, T>(w);
+            if constexpr (most) {
+                const Vec<T> rest = own < nothing<link, T> ? lack<link, T>(own, c, w) : Vec<T>{};
+                weights += rest;
+                slopes += link == sigmoid ? w * rest : (w < rest ? w : rest);
+            } else {
+                weights += w;
+                slopes += slope<link, T>(w);
+            }
         }
         found.weights += sum<T>(weights);
         found.slopes += sum<T>(slopes);
     }
+    if constexpr (most) found.weights = count - found.weights;
     return found;
+}
+template <int link, bool first, class T, class... More>
+TARGET INLINE Sums sums(double k, double count, T* x, int64_t n, double at, More... more) {
+    if constexpr (link < clip)
+        if (2 * k > count) return sums_of<link, first, true>(count, x, n, at, more...);
+    return sums_of<link, first, false>(count, x, n, at, more...);
 }
 
 // How far delta should move. Newton's step; far from the root that of a function that is more of a line: the
@@ -125,7 +146,7 @@ TARGET INLINE double solved(T* x, int64_t n, double k, double count, Sums now) {
         const double newton = delta + move<link>(now, k, count);
         const bool inside = newton > low && newton < high;
         // No weight is further off than the sum; and with |f''| <= f' a step leaves delta off by half its square.
-        const double least = eps * std::fmin(k, 1);
+        const double least = eps * std::fmin(std::fmin(k, count - k), 1);
         if (link < clip && excess * excess <= 2 * eps * now.slopes * now.slopes) return inside ? newton : delta;
         const double fine = eps * std::fmax(std::fabs(delta), 1);  // what numbers like delta can tell
         if (size <= (link < clip ? least : std::fmax(2 * least, fine * now.slopes))) return delta;
@@ -140,7 +161,7 @@ TARGET INLINE double solved(T* x, int64_t n, double k, double count, Sums now) {
         if (!(next > low && next < high)) break;  // nothing lies between
         before = size;
         delta = next;
-        now = sums<link, false>(x, n, at_threshold<link>(delta));
+        now = sums<link, false>(k, count, x, n, at_threshold<link>(delta));
     }
     return best;
 }
@@ -177,7 +198,9 @@ TARGET INLINE bool from_normal(const Rows& in, const void* scores, double k, dou
     if (!(spread < 64)) return false;
     pivot = T(first + total - t * (mean[link] + std::sqrt(std::fmax(spread, 0) + variance[link]) * quantile));
     if (!std::isfinite(pivot)) return false;
-    const Sums now = sums<link, true>(x, n, at_threshold<link>(0), &in, scores, nullptr, pivot, T(1 / t));
+    const uint8_t* all_valid = nullptr;
+    const Sums now =
+        sums<link, true>(k, double(n), x, n, at_threshold<link>(0), &in, scores, all_valid, pivot, T(1 / t));
     delta = solved<link>(x, n, k, double(n), now);
     return std::fabs(delta) < 16;
 }
@@ -251,7 +274,8 @@ TARGET void soft_rows(const Soft& job, int64_t begin, int64_t end, void* work) {
             solving = 0 < left && left < count && !of.nans;
             if (solving) {
                 pivot = ranked<T>(in.kind, out, n, int64_t(std::ceil(left)) + of.tops);
-                const Sums now = sums<link, true>(x, n, at_threshold<link>(0), &in, scores, valid, pivot, T(1 / t));
+                const Sums now = sums<link, true>(left, count, x, n, at_threshold<link>(0), &in, scores, valid, pivot,
+                                                  T(1 / t));
                 delta = solved<link>(x, n, left, count, now);
             } else {
                 flat = of.nans ? NAN : left >= count;
