@@ -120,7 +120,8 @@ def test_whole_runs(study: Callable[[str], Made]) -> None:
     lead, gate = extracted["oracle", 1]["records"], extracted["gate", 1]["records"]
     gap = claims.ahead(lead, gate)
     low, high = gap.limits()
-    assert 0 < gap.mean and low <= gap.mean <= high
+    assert gap.mean > 0
+    assert low <= gap.mean <= high
     assert claims.ahead(gate, lead).mean == pytest.approx(-gap.mean)
     with pytest.raises(ValueError, match="only methods on the same abstracts"):
         claims.ahead(lead, written["all", 0]["records"])
