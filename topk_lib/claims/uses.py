@@ -257,5 +257,5 @@ def _line(use: str, choices: Sequence[_Choice], level: float) -> str:
     time = f", in {words} time" if best.allowed else ""
     points = f"{100 * low:+.1f} to {100 * high:+.1f} points"
     if np.isinf(high):
-        points = f"{100 * best.lost.mean:+.1f} points, give or take what one seed cannot tell"
+        points = f"{round(100 * best.lost.mean, 1) + 0:+.1f} points, give or take what one seed cannot tell"
     return f"{use}, {best.name}: {best.cited}: loses {points}{time} (seeds: {best.lost.seeds})"

@@ -154,10 +154,11 @@ def engines(
         ``bytes`` of an ONNX file; ``same_answers`` and ``largest_change`` against PyTorch's logits;
         ``accuracy`` on these reviews. ``choosing`` is the selector's share of PyTorch's time.
     """
-    folder = finetune(
+    tuned = finetune(
         Path("runs") / "study_speed" / "engines", model=model_name, selector="linear", k=k,
         n_train=n_train, n_eval=texts, learning_rate=RATE, quiet=True,
-    ).folder  # fmt: skip
+    )  # fmt: skip
+    folder = tuned.folder
     test = load_reviews(split="test", n=texts, quiet=True)
     chosen, tokenizer, _ = load_model(folder)
     first, _ = TopKForSequenceClassification.from_encoder(folder, "first", whole)
@@ -206,7 +207,7 @@ def engines(
             n = len(ids) if batch == "batch_32" else len(batches[batch])
             metrics[what][name][batch] = rate(n, found_seconds)
     settings = {"seed": 0, "k": k, "whole": whole, "rounds": rounds, "threads": torch.get_num_threads()}
-    return Made(metrics, settings, {"source": source_of(test), "n_train": n_train, "n_eval": len(ids)})
+    return Made(metrics, settings, tuned.data)  # the reviews that it was judged on are those timed here
 
 
 def _run_all(call: Callable[..., object], batches: Sequence[tuple[Tensor, ...]]) -> None:
