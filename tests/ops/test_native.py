@@ -254,6 +254,16 @@ def test_soft_allocates_weights_and_gradients_alone(dtype: torch.dtype) -> None:
     assert 0 <= allocated - weights.nbytes - grad.nbytes < x.nbytes / 16
 
 
+PEAK = "import resource, torch\npeak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+
+
+def printed(program: str) -> int:
+    """The number that a process of its own prints."""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr
+    return int(run.stdout)
+
+
 @built
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is counted in KiB on Linux")
 @pytest.mark.parametrize("share", [1 << 20, 4])
@@ -261,9 +271,7 @@ def test_soft_allocates_weights_and_gradients_alone(dtype: torch.dtype) -> None:
 def test_work_space_of_soft_is_a_row_of_float32_at_most(share: int, dtype: str) -> None:
     """None at all for float32, whose weights stand where the work was done."""
     program = (
-        "import resource, torch\n"
-        "from topk_lib import soft_topk\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        f"{PEAK}from topk_lib import soft_topk\n"
         "n = 1 << 24\n"
         f"x = torch.randn(1, n).to(torch.{dtype})\n"
         "soft_topk(x[:, :1024].contiguous(), 8, 1e-4)\n"
@@ -271,9 +279,7 @@ def test_work_space_of_soft_is_a_row_of_float32_at_most(share: int, dtype: str) 
         f"weights = soft_topk(x, n // {share}, 1e-4)\n"
         "print(peak() - before - weights.nbytes)\n"
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
-    assert run.returncode == 0, run.stderr
-    assert int(run.stdout) < (8 << 20) + (4 << 24 if dtype == "float16" else 0)
+    assert printed(program) < (8 << 20) + (4 << 24 if dtype == "float16" else 0)
 
 
 @built
@@ -282,9 +288,7 @@ def test_work_space_of_soft_is_a_row_of_float32_at_most(share: int, dtype: str) 
 def test_work_space_is_a_row_at_most(share: int) -> None:
     """Of one long row: beside the scores and the results no more than as many keys as it has scores."""
     program = (
-        "import resource, torch\n"
-        "from topk_lib import hard_topk\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        f"{PEAK}from topk_lib import hard_topk\n"
         "n = 1 << 24\n"
         "hard_topk(torch.randn(1, 1024), 8)\n"
         "x = torch.randn(1, n)\n"
@@ -292,6 +296,4 @@ def test_work_space_is_a_row_at_most(share: int) -> None:
         f"results = hard_topk(x, n // {share})\n"
         "print(peak() - before - sum(r.nbytes for r in results) - 4 * n)\n"
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
-    assert run.returncode == 0, run.stderr
-    assert int(run.stdout) < 8 << 20
+    assert printed(program) < 8 << 20

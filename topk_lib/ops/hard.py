@@ -232,13 +232,13 @@ def _choose(
 def _choose_on_cpu(
     flat: Tensor, width: int, per_row: Tensor | None, ok: Tensor | None, largest: bool = True
 ) -> tuple[Tensor, Tensor]:
-    if not largest:
-        return _smallest(_choose_on_cpu, flat, width, per_row, ok)
     if native.serves(flat.shape[1]):
         indices = flat.new_empty((len(flat), width), dtype=torch.int64)
         mask = flat.new_empty(flat.shape, dtype=torch.bool)
-        native.choose(flat, width, per_row, ok, indices=indices, mask=mask)
+        native.choose(flat, width, per_row, ok, smallest=not largest, indices=indices, mask=mask)
         return indices, mask
+    if not largest:
+        return _smallest(_choose_on_cpu, flat, width, per_row, ok)
     scores = (flat if flat.dtype in (torch.float32, torch.float64) else flat.float()).numpy()
     found = by_threshold(
         scores, width, None if per_row is None else per_row.numpy(), None if ok is None else ok.numpy()

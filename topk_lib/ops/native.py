@@ -158,6 +158,7 @@ def choose(
     per_row: Tensor | None = None,
     ok: Tensor | None = None,
     *,
+    smallest: bool = False,
     values: Tensor | None = None,
     indices: Tensor | None = None,
     mask: Tensor | None = None,
@@ -169,6 +170,7 @@ def choose(
         width: the largest k.
         per_row: (rows,) int64, one k a row; ``width`` in each where None.
         ok: (rows, n) bool of any strides, True for entries that may be chosen; all where None.
+        smallest: whether the k smallest are meant.
         values: (rows, width), dtype of the scores; only with ``indices``.
         indices: (rows, width) int64.
         mask: (rows, n) bool. All three are contiguous.
@@ -188,7 +190,7 @@ def choose(
         0 if values is None else values.data_ptr(),
         0 if indices is None else indices.data_ptr(),
         0 if mask is None else mask.data_ptr(),
-        False,
+        smallest,
         False,
     )
 
