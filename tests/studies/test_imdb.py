@@ -206,7 +206,7 @@ def test_the_dev_split_tries_every_idea_and_goes_on_with_the_best_two(results: P
     assert sorted(after) == sorted(before)
     assert after[:ideas] == first
     some = len(imdb._BAR) + 2
-    assert {"taught-k16-calm-s0", "distilled-k16-once-s0", "distinct-k16-s0"} <= {*after[ideas : ideas + some]}
+    assert {"taught-k16-calm-s0", "distilled-k16-once-s0", "distinct-k16-s0"} <= {*after[ideas:][:some]}
     assert "contextual-k16-s0" not in after[: ideas + 8 * some]
     assert after[ideas:] != later
 
