@@ -28,8 +28,8 @@ def test_ways_to_recommend_over_seeds_and_people() -> None:
     assert both["recall@10"] == pytest.approx(0.5)
     assert both["low"] < 0.5 < both["high"]
     assert both["high"] - both["low"] > popular["high"] - popular["low"]  # two seeds that differ
-    assert both["among the cold"] == pytest.approx(0.6)
-    assert "among the cold" not in popular
+    assert both["cold alone"] == pytest.approx(0.6)
+    assert "cold alone" not in popular
     gap = products.ahead(found, "both", "popular")
     assert gap is not None
     assert gap.mean == pytest.approx(0.3)

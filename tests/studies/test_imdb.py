@@ -191,7 +191,7 @@ def test_the_dev_split_tries_every_idea_and_goes_on_with_the_best_two(results: P
         return [one.name for one in imdb.runs(gpu=False) if one.experiment == imdb.DEV]
 
     before = order()
-    ideas = len(imdb._TRIED) + len(imdb._BAR)
+    ideas = len(imdb._TRIED) + len(imdb.BAR)
     assert len({*before}) == len(before) == 9 * ideas
     first, later = before[:ideas], before[ideas:]
     assert all("-k32-" in name and name.endswith("-s0") for name in first)
@@ -205,7 +205,7 @@ def test_the_dev_split_tries_every_idea_and_goes_on_with_the_best_two(results: P
     after = order()
     assert sorted(after) == sorted(before)
     assert after[:ideas] == first
-    some = len(imdb._BAR) + 2
+    some = len(imdb.BAR) + 2
     assert {"taught-k16-calm-s0", "distilled-k16-once-s0", "distinct-k16-s0"} <= {*after[ideas:][:some]}
     assert "contextual-k16-s0" not in after[: ideas + 8 * some]
     assert after[ideas:] != later

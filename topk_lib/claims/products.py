@@ -59,8 +59,8 @@ def offers(found: Found) -> list[Row]:
         low, high = told.limits()
         row: Row = {"way": name, "seeds": len(arm), "recall@10": told.mean, "low": low, "high": high}
         columns = (
-            ("NDCG@10", "ndcg_10"), ("recall@50", "recall_50"), ("cold, recall@10", "cold_recall_10"),
-            ("among the cold", "cold_among"),
+            ("NDCG@10", "ndcg_10"), ("recall@50", "recall_50"), ("cold", "cold_recall_10"),
+            ("cold alone", "cold_among"),
         )  # fmt: skip
         for column, key in columns:
             each = [record["metrics"][key]["mean"] for record in arm if key in record["metrics"]]

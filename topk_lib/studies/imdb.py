@@ -19,6 +19,7 @@ from topk_lib.studies.pairs import answers, marks_kept
 from topk_lib.training import accuracy_interval, finetune
 
 __all__ = [
+    "BAR",
     "DEV",
     "FULL",
     "PUPILS",
@@ -45,7 +46,7 @@ _TEACHER = "linear-k128"
 _DEV = {"evaluate_on": "dev", "n_eval": 2500}
 PUPILS = ("taught", "distilled", "contextual")
 DEV = "study_dev"
-_BAR = ("distinct", "mutual_information", "linear", "head_tail")  # the hard rules to beat
+BAR = ("distinct", "mutual_information", "linear", "head_tail")  # the hard rules to beat
 _TRIED: dict[str, dict[str, Any]] = {  # the most promising first: selector, and what is different in a word
     "distilled-pieces": {"marks": "pieces", "once": True},
     "contextual-pieces": {"marks": "pieces"},
@@ -108,7 +109,7 @@ def _dev_runs() -> Iterator[Run]:
         name, options = _one(selector, k, seed, SMALL, f"-{word}" if word else "", **_TRIED.get(idea, {}))
         return Run(DEV, name, partial(finetuned, Path("runs") / DEV / name, options | _DEV))
 
-    first = {idea: one(idea, 32, 0) for idea in (*_BAR, *_TRIED)}
+    first = {idea: one(idea, 32, 0) for idea in (*BAR, *_TRIED)}
     yield from first.values()
     found = records.load_all(DEV)
 
@@ -118,7 +119,7 @@ def _dev_runs() -> Iterator[Run]:
 
     longer = [idea for idea, more in _TRIED.items() if "epochs" in more]  # these have a bar of their own
     ideas = sorted((idea for idea in _TRIED if idea not in longer), key=reached, reverse=True)
-    for some in ((*_BAR, *ideas[:2]), (*ideas[2:], *longer)):
+    for some in ((*BAR, *ideas[:2]), (*ideas[2:], *longer)):
         for seed in range(3):
             for k in (32, 16, 64):
                 yield from (one(idea, k, seed) for idea in some if (k, seed) != (32, 0))
