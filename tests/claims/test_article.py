@@ -301,6 +301,12 @@ def test_reported_accuracy() -> None:
     assert answer("C14", study({"linear": 0.93})).startswith("fails: no confusion matrix gives the reported")
     assert answer("C14", study({"linear": 0.95})).startswith("holds with a condition: a model tested here")
     assert any("larger models" in line for line in found("C14", study({"linear": 0.93})).evidence)
+    # every study counts, but not what dev chose
+    (best,) = study({"linear": 0.97}).values()
+    weak = {"study_4000": study({"linear": 0.93})}
+    assert claims.verdict("C14", weak | {"higher": {"average": best}}).startswith("holds with a condition")
+    dev = {**best, "data": best["data"] | {"evaluated_on": "dev"}}
+    assert claims.verdict("C14", weak | {"higher": {"weight": dev}}).startswith("fails")
 
 
 def test_on_the_records_there_are() -> None:

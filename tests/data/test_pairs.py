@@ -1,4 +1,4 @@
-"""The rewritten reviews are what the corpus's README says: balanced, minimal, read twice."""
+"""The rewritten reviews are what the corpus's README says: balanced, minimal, read by two."""
 
 from __future__ import annotations
 

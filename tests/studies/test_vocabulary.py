@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from topk_lib.data import load_reviews
+from topk_lib.data import load_pairs, load_reviews
 from topk_lib.models import TopKForSequenceClassification
 from topk_lib.selectors import ids_to_batch
 from topk_lib.studies import vocabulary
+from topk_lib.studies.imdb import options_of
 from topk_lib.studies.vocabulary import vocabulary_study
-from topk_lib.training import load_model
+from topk_lib.training import finetune, load_model
 
 FEW: dict[str, Any] = {"ks": (3000, 500), "n_train": 40, "n_fit": 20, "n_test": 16, "k": 16}
 
@@ -72,6 +73,15 @@ def test_rows_are_measured_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(measured) == 10
 
 
+def test_types_and_weights_come_from_reviews_that_the_model_learned_from(
+    folder: Path, tiny_encoder: Path
+) -> None:
+    options = options_of("linear-k128-s0", 24) | {"n_eval": 16, "precision": "fp32"}
+    own = finetune("own", model=str(tiny_encoder), quiet=True, **options)
+    made = vocabulary_study("own", **FEW | {"n_train": 24})
+    assert made.data["train_fingerprint"] == own.data["train_fingerprint"]
+
+
 def test_the_answers_are_those_of_the_model(folder: Path) -> None:
     """A model that reads every token, its vocabulary whole, answers as its plain encoder does."""
     model, tokenizer, _ = load_model(folder)
@@ -93,5 +103,5 @@ def test_a_cut_encoder_is_fine_tuned(
     assert (made.metrics["embedding"], made.settings["types"], made.settings["rule"]) == (8000, 500, "linear")
     assert (made.settings["selector"], made.settings["seed"]) == ("linear", 1)
     assert str(tiny_encoder) not in str(made.settings)
-    assert made.metrics["pairs"]["n"] == 254
+    assert made.metrics["pairs"]["n"] == len(load_pairs()) // 2
     assert 0 < made.metrics["coverage"] < 1

@@ -75,7 +75,7 @@ def vocabulary_study(
     """
     folder = Path(folder) if folder is not None else teacher(SMALL, 0)
     model, tokenizer, _ = load_model(folder)
-    train, _ = train_and_eval(evaluate_on="dev", n_train=n_train, n_eval=1, quiet=True)
+    train, _ = train_and_eval(n_train=n_train, n_eval=2, seed=0, quiet=True)  # as that model drew them
     test = load_reviews(split="test", n=n_test, quiet=True)
     texts, labels = list(train["text"]), list(train["label"])
     settings = {
