@@ -78,6 +78,7 @@ def test_what_was_chosen_is_used(small: None, tmp_path: Path, capsys: pytest.Cap
     for part in (m, m["encoder"], m["nb_svm"]):
         wrong = np.unpackbits(np.frombuffer(bytes.fromhex(part["wrong"]), dtype=np.uint8))[: len(test)]
         assert 1 - wrong.mean() == pytest.approx(part["accuracy"])
+    assert m["encoder"]["pairs"]["n"] == higher._plain(0, n=40, k=8).metrics["pairs"]["n"] > 100
     encoder = higher._log_odds(tmp_path / "runs" / "higher" / "average-k8-s1", test["text"])
     assert ((encoder > 0) == np.asarray(test["label"])).mean() == pytest.approx(m["encoder"]["accuracy"])
 

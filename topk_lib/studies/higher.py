@@ -19,6 +19,7 @@ from topk_lib import records
 from topk_lib.data import load_reviews, train_and_eval
 from topk_lib.studies.base import Made, Row, Rows, Run, packed
 from topk_lib.studies.imdb import RATE
+from topk_lib.studies.pairs import answers
 from topk_lib.studies.transfer import further_pretrained
 from topk_lib.training import classification_metrics, finetune, predict
 from topk_lib.training.baselines import nb_svm_margins
@@ -64,7 +65,8 @@ def _plain(seed: int, n: int | None = None, k: int = 128) -> Made:
     result = _learned(f"linear-k{k}-s{seed}", k=k, epochs=2.0, learning_rate=RATE, seed=seed, n_train=n)
     wrong = np.asarray(result.predictions) != np.asarray(load_reviews(split="test", quiet=True)["label"])
     return Made(
-        result.metrics | {"seconds": result.seconds, "wrong": packed(wrong)},
+        result.metrics
+        | {"seconds": result.seconds, "wrong": packed(wrong), "pairs": answers(result.folder)},
         result.settings, result.data, sum(result.seconds.values()),
     )  # fmt: skip
 
@@ -159,5 +161,6 @@ def _average(seed: int, n: int | None = None, k: int = 256) -> Made:
         wrong = packed(answer != np.asarray(test["label"]))
         metrics[name] = classification_metrics(test["label"], answer.tolist()) | {"wrong": wrong}
     print(f"average {metrics['average']['accuracy']:.2%}", flush=True)
+    metrics["encoder"]["pairs"] = answers(result.folder)
     whole = metrics.pop("average") | metrics | {"weight": weight, "seconds": result.seconds}
     return Made(whole, result.settings, result.data, sum(result.seconds.values()))
