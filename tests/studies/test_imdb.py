@@ -42,17 +42,18 @@ def test_the_order_follows_from_the_records(results: Path) -> None:
             settings={}, data={"eval_fingerprint": "f", "n_eval": 800}, seconds=1.0,
         )  # fmt: skip
 
-    for name in imdb.SELECTORS:
-        write(f"{name}-k16-s0", 400 if name in ("frequency", "tfidf") else 160)
+    there = [*(f"{name}-k16-s0" for name in imdb.SELECTORS), "distilled-k16-pieces-s0", "linear-k128-s0"]
+    for name in there:
+        write(name, 400 if name.startswith(("frequency", "tfidf")) else 160)
     order = [one.name for one in imdb.runs(gpu=False) if in_grid(one)]
     assert sorted(order) == sorted(name for name, _ in imdb._grid(4000, False))
-    assert {*order[: len(imdb.SELECTORS)]} == {f"{name}-k16-s0" for name in imdb.SELECTORS}
-    next_ones = order[len(imdb.SELECTORS) :]
+    assert {*order[: len(there)]} == {*there}
+    next_ones = order[len(there) :]
     assert next_ones[0].endswith(("-k16-s1", "-k16-s2"))
     assert next_ones.index("gate-k16-s1") < next_ones.index("frequency-k16-s1")
     assert next_ones.index("linear-k16-s1") < next_ones.index("linear-k64-s0")
     left = (one for one in imdb.runs(gpu=False) if in_grid(one))
-    for name in order[: len(imdb.SELECTORS)]:
+    for name in order[: len(there)]:
         assert next(left).name == name
     while (one := next(left)).name.endswith("-k16-s1"):
         write(one.name, 400 if "gate" in one.name else 160)  # so the gate is far behind

@@ -47,8 +47,9 @@ _DEV = {"evaluate_on": "dev", "n_eval": 2500}
 PUPILS = ("taught", "distilled", "contextual")
 DEV = "study_dev"
 BAR = ("distinct", "mutual_information", "linear", "head_tail")  # the hard rules to beat
+_PIECES: dict[str, Any] = {"marks": "pieces", "once": True}
 _TRIED: dict[str, dict[str, Any]] = {  # the most promising first: selector, and what is different in a word
-    "distilled-pieces": {"marks": "pieces", "once": True},
+    "distilled-pieces": _PIECES,
     "contextual-pieces": {"marks": "pieces"},
     "contextual": {},
     "distilled-once": {"once": True},
@@ -162,6 +163,8 @@ def _grid(n_train: int, gpu: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         yield one("first", FULL, seed)
         if gpu:
             yield from (one(selector, FULL, seed) for selector in SELECTORS[:2])
+        # the best of those tried on the dev split with one seed and k = 32
+        yield from (one("distilled", k, seed, "-pieces", **_PIECES) for k in (16, 32, 64))
         # ideas for spending the same budget better
         yield one("linear", 64, seed, "-original", positions="original")
         yield one("gate", 64, seed, "-original", positions="original")
