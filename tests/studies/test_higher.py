@@ -21,7 +21,7 @@ def small(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setenv("TOPK_RESULTS", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(higher, "further_pretrained", lambda minutes: str(tiny_encoder))
-    monkeypatch.setattr(higher, "_STARTS", ((0, 1e-4), (180, 1e-3)))
+    monkeypatch.setattr(higher, "_STARTS", ((0, 1e-4), (60, 1e-3)))
 
 
 def test_what_runs_in_which_order() -> None:
@@ -60,10 +60,10 @@ def test_what_was_chosen_is_used(small: None, tmp_path: Path, capsys: pytest.Cap
     assert studies.run("higher", only="higher/weight") == ["higher/weight"]
     assert "the start is chosen on dev reviews first" in capsys.readouterr().err
     made = higher._start(n=40, k=8)
-    assert {row["minutes"] for row in made.metrics["tried"]} == {0, 180}
-    assert made.metrics["best"] in [{"minutes": 0, "rate": 1e-4}, {"minutes": 180, "rate": 1e-3}]
+    assert {row["minutes"] for row in made.metrics["tried"]} == {0, 60}
+    assert made.metrics["best"] in [{"minutes": 0, "rate": 1e-4}, {"minutes": 60, "rate": 1e-3}]
     assert made.data["evaluated_on"] == "dev"
-    best = {"minutes": 180, "rate": 3e-4}  # none that was tried
+    best = {"minutes": 60, "rate": 3e-4}  # none that was tried
     records.write("higher", "start", metrics={"best": best}, settings={}, data={}, seconds=1.0)
     made = higher._weight(n=40, k=8)
     assert made.settings["learning_rate"] == 3e-4

@@ -31,7 +31,7 @@ def test_throughput_for_real() -> None:
 def test_training_throughput_for_real() -> None:
     metrics = speed.training(ks=(8,), texts=8).metrics
     assert metrics.pop("texts") == 8
-    assert set(metrics) == {f"{name}-k8" for name in ("first", "linear", "gate", "history")}
+    assert set(metrics) == {f"{name}-k8" for name in ("first", "linear", "gate", "history", *imdb.PUPILS)}
     for one in metrics.values():
         assert 0 < one["slowest"] <= one["texts_per_second"] <= one["fastest"]
 

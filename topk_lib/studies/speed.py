@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from topk_lib import records
 from topk_lib.data import load_reviews, source_of
 from topk_lib.models import DEFAULT_ENCODER, TopKForSequenceClassification, export_onnx, load_encoder
-from topk_lib.selectors import ids_to_batch, make_selector
+from topk_lib.selectors import GateSelector, ids_to_batch, make_selector
 from topk_lib.studies.base import Made, Run, in_turns, rate
 from topk_lib.studies.imdb import FULL, PUPILS, RATE, SELECTORS, SMALL
 from topk_lib.training import finetune, load_model, tokenize
@@ -83,7 +83,7 @@ def training(ks: Sequence[int] = (32, 64, FULL), texts: int = 64) -> Made:
     The same training reviews for all, sorted by length, 32 at a time; the models take turns, in a new
     order each round.
     """
-    models, tokenizer = _models(("first", "linear", "gate", "history"), ks)
+    models, tokenizer = _models(("first", "linear", "gate", "history", *PUPILS), ks)
     train = load_reviews(split="train", n=texts, quiet=True)
     texts_ids = tokenizer(list(train["text"]), verbose=False)["input_ids"]
     rows = sorted(zip(texts_ids, train["label"], strict=True), key=lambda row: len(row[0]))
@@ -268,7 +268,9 @@ def _models(
                 )
                 if k == ks[0]:
                     ids = tokenizer(list(train["text"]), verbose=False)["input_ids"]
-                    state = model.selector.fit(ids, list(train["label"])).state_dict()
+                    # a pupil learns the linear scores: what it has learned takes no other time
+                    fit: Any = GateSelector.fit if selector in PUPILS else type(model.selector).fit
+                    state = fit(model.selector, ids, list(train["label"])).state_dict()
                 model.selector.load_state_dict(state)
                 models[f"{selector}-k{k}"] = model.to(records.device_kind())
     return models, tokenizer
