@@ -42,7 +42,7 @@ def test_the_order_follows_from_the_records(results: Path) -> None:
             settings={}, data={"eval_fingerprint": "f", "n_eval": 800}, seconds=1.0,
         )  # fmt: skip
 
-    there = [*(f"{name}-k16-s0" for name in imdb.SELECTORS), "distilled-k16-pieces-s0", "linear-k128-s0"]
+    there = [*(f"{name}-k16-s0" for name in imdb.SELECTORS), "distilled_pieces-k16-s0", "linear-k128-s0"]
     for name in there:
         write(name, 400 if name.startswith(("frequency", "tfidf")) else 160)
     order = [one.name for one in imdb.runs(gpu=False) if in_grid(one)]
@@ -228,3 +228,13 @@ def test_listing_makes_nothing(results: Path, capsys: pytest.CaptureFixture[str]
     assert studies.run("imdb", only="gate-k64", list_only=True, n_train=4000) == []
     assert "== study_4000/gate-k64-s0" in capsys.readouterr().out
     assert list(results.rglob("*.json")) == []
+
+
+def test_what_dev_chose_has_a_name_in_the_grid() -> None:
+    for name in imdb.CHOSEN:
+        options = imdb.options_of(f"{name}-k32-s1", 4000)
+        assert options["selector"] in imdb.PUPILS  # so that it gets the teacher of its seed
+        assert options["k"] == 32
+        assert imdb.rule_of(name) != imdb.rule_of(options["selector"])
+    assert (options["marks"], options["once"]) == ("pieces", True)
+    assert imdb.rule_of("linear") == "linear weight"

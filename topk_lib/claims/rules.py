@@ -36,7 +36,7 @@ UNLABELLED = ("tfidf", "tfidf_corpus", "frequency")
 HARD = ("linear", "chi2", "mutual_information", "embedding", *UNLABELLED, "head_tail", "first", "random")
 OURS = ("distinct", "keep_negation")
 """Hard rules of our own, which look at the rest of the text; a claim hears them where they were run."""
-SOFT = ("gate", "history", "taught", "distilled")
+SOFT = ("gate", "history", "taught", "distilled", "distilled_pieces")
 
 _POINT = 0.01
 _SMALL = 0.1  # of a cost that hardly matters

@@ -29,15 +29,12 @@ def contests(ways: Iterable[str]) -> list[tuple[str, str]]:
     """The pairs that claims and chapters compare, among runs named without their seed, as "linear-k64".
 
     At each k the pairs of selectors in which a claim or a table asks who is ahead, and each selector with
-    the full model; the gate distilled by pieces with each hard rule; and each other way to spend a budget, as
-    "gate-k64-batch", with its plain form.
+    the full model; and each other way to spend a budget, as "gate-k64-batch", with its plain form.
     """
     every = set(ways)
     ks = sorted({int(way.split("-k")[1]) for way in every if re.fullmatch(r"\w+-k\d+", way)})
     full = f"{FULL[0]}-k{FULL[1]}"
     pairs = [(f"{a}-k{k}", f"{b}-k{k}") for k in ks for a, b in _RIVALS]
-    # of all that was tried on the dev split the best gate
-    pairs += [(f"distilled-k{k}-pieces", f"{name}-k{k}") for k in ks for name in (*HARD, *OURS)]
     pairs += [(f"{name}-k{k}", full) for k in ks if k < FULL[1] for name in (*SOFT, *OURS, *HARD)]
     pairs += [(way, "-".join(way.split("-")[:2])) for way in sorted(every) if way.count("-") > 1]
     return list(dict.fromkeys(pair for pair in pairs if every.issuperset(pair)))

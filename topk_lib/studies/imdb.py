@@ -14,12 +14,14 @@ import numpy as np
 from topk_lib import records
 from topk_lib.claims.undecided import Undecided
 from topk_lib.data import load_reviews, train_and_eval
+from topk_lib.selectors import make_selector
 from topk_lib.studies.base import Made, Run, packed
 from topk_lib.studies.pairs import answers, marks_kept
 from topk_lib.training import accuracy_interval, finetune
 
 __all__ = [
     "BAR",
+    "CHOSEN",
     "DEV",
     "FULL",
     "PUPILS",
@@ -29,6 +31,7 @@ __all__ = [
     "SMALL_TEST",
     "finetuned",
     "options_of",
+    "rule_of",
     "runs",
     "slices",
     "teacher",
@@ -48,6 +51,8 @@ PUPILS = ("taught", "distilled", "contextual")
 DEV = "study_dev"
 BAR = ("distinct", "mutual_information", "linear", "head_tail")  # the hard rules to beat
 _PIECES: dict[str, Any] = {"marks": "pieces", "once": True}
+CHOSEN: dict[str, dict[str, Any]] = {"distilled_pieces": {"selector": "distilled", **_PIECES}}
+"""What did best on the dev split, by the name that it has among the selectors of the grid."""
 _TRIED: dict[str, dict[str, Any]] = {  # the most promising first: selector, and what is different in a word
     "distilled-pieces": _PIECES,
     "contextual-pieces": {"marks": "pieces"},
@@ -144,10 +149,16 @@ def options_of(name: str, n_train: int) -> dict[str, Any]:
     return dict(_grid(n_train, True))[name]
 
 
+def rule_of(name: str) -> str:
+    """The rule in a few words, by the name that a selector has in the grid."""
+    return "distilled by pieces" if name in CHOSEN else make_selector(name).rule
+
+
 def _one(
     selector: str, k: int, seed: int, n_train: int, tag: str = "", **more: Any
 ) -> tuple[str, dict[str, Any]]:
     options = {"selector": selector, "k": k, "seed": seed, "n_train": n_train, "learning_rate": RATE}
+    options |= CHOSEN.get(selector, {})
     if n_train <= SMALL:
         options["n_eval"] = SMALL_TEST
     return f"{selector}-k{k}{tag}-s{seed}", options | more
@@ -159,12 +170,10 @@ def _grid(n_train: int, gpu: bool) -> Iterator[tuple[str, dict[str, Any]]]:
 
     for seed in range(3):
         for k in (16, 32, 64, 128, *([256] if gpu else [])):
-            yield from (one(selector, k, seed) for selector in SELECTORS)
+            yield from (one(selector, k, seed) for selector in (*SELECTORS, *CHOSEN))
         yield one("first", FULL, seed)
         if gpu:
             yield from (one(selector, FULL, seed) for selector in SELECTORS[:2])
-        # the best of those tried on the dev split with one seed and k = 32
-        yield from (one("distilled", k, seed, "-pieces", **_PIECES) for k in (16, 32, 64))
         # ideas for spending the same budget better
         yield one("linear", 64, seed, "-original", positions="original")
         yield one("gate", 64, seed, "-original", positions="original")
