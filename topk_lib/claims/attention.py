@@ -35,12 +35,14 @@ def _each(draws: list[Mapping[str, Row]], value: Callable[[Row, Row], float]) ->
 
 
 def losses(found: Mapping[str, Record], start: str) -> pd.DataFrame:
-    """A row a way, a column for each k: nats above the loss with all keys, as "mean (least to greatest)"."""
+    """A row a way, a column for each k: nats above the loss with all keys, as "mean (least to greatest)", of
+    one draw the number alone."""
     table: dict[int, dict[str, str]] = defaultdict(dict)
     for name, values in _each(rows_of(found, start), lambda row, full: row["late"] - full["late"]).items():
         way, _, k = name.rpartition("-")
         mean = sum(values) / len(values)
-        table[int(k)][way] = f"{mean:.2f} ({min(values):.2f} to {max(values):.2f})"
+        spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+        table[int(k)][way] = f"{mean:.2f}{spread}"
     return pd.DataFrame({k: table[k] for k in sorted(table)}).fillna("")
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from topk_lib.claims.compare import ENOUGH, Record, Results, two_sources
+from topk_lib.claims.compare import ENOUGH, LEVEL, Record, Results, two_sources
 
 __all__ = ["NAMES", "Race", "against_time", "by_kind", "decoding", "race", "sentence", "table"]
 
@@ -52,15 +52,20 @@ def by_kind(runs: Mapping[str, Record]) -> dict[str, list[Record]]:
     return {kind: found[kind] for kind in NAMES if kind in found}
 
 
-def race(runs: Mapping[str, Record], first: str, second: str) -> Race | None:
-    """Compare two kinds on the seeds that both have; None where there is none."""
+def race(runs: Mapping[str, Record], first: str, second: str, together: int = 1) -> Race | None:
+    """Compare two kinds on the seeds that both have; None where there is none.
+
+    ``together``: the comparisons that share the level of the interval.
+    """
     kinds = by_kind(runs)
     mine, other = ({one["settings"]["seed"]: one for one in kinds.get(kind, [])} for kind in (first, second))
     seeds = sorted(mine.keys() & other.keys())
     if not seeds:
         return None
     gaps = [float(other[s]["metrics"]["loss"] - mine[s]["metrics"]["loss"]) for s in seeds]
-    ends = two_sources(np.array(gaps), 0.0, np.inf).limits() if len(gaps) > 1 else (-np.inf, np.inf)
+    ends = (-np.inf, np.inf)
+    if len(gaps) > 1:
+        ends = two_sources(np.array(gaps), 0.0, np.inf).limits(LEVEL / together)
     return Race(gaps, [_pace(mine[s], other[s]) for s in seeds], *ends)
 
 
@@ -80,9 +85,9 @@ def _pace(mine: Record, other: Record) -> float:
     return float("nan")
 
 
-def sentence(runs: Mapping[str, Record], first: str, second: str) -> str:
-    """What the records say of two kinds, in words."""
-    found, a, b = race(runs, first, second), NAMES[first], NAMES[second]
+def sentence(runs: Mapping[str, Record], first: str, second: str, together: int = 1) -> str:
+    """What the records say of two kinds, in words; ``together`` as in :func:`race`."""
+    found, a, b = race(runs, first, second, together), NAMES[first], NAMES[second]
     if found is None:
         return f"{a[0].upper()}{a[1:]} beside {b}: not yet measured."
     seeds = len(found.gaps)

@@ -93,7 +93,7 @@ def prompts_do(results: Results) -> Finding:
             conditions.append(f"{listed(which)} examples {verb}")
     if lost:
         conditions.append(
-            f"in {len(lost)} of {len(worded)} wordings its own answers are no better than a coin's"
+            f"in {len(lost)} of {len(worded)} wordings its own answers are not surely better than a coin's"
         )
     fails = not alone and not any(above.values())
     answer = "fails" if fails else "holds"
