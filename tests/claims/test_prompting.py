@@ -47,7 +47,7 @@ def study(zero: float, few: float, words: tuple[float, ...] = (0.8, 0.7), draws:
         (0.9, 0.7, (0.8, 0.7), "holds with a condition: 2, 4 and 8 examples make it worse ("),
         (0.8, 0.5, (0.8, 0.7), "with 2, 4 and 8 examples it is not surely better than a coin; 2, 4 and 8"),
         (0.5, 0.9, (0.8, 0.7), "holds with a condition: only with examples ("),
-        (0.7, 0.9, (0.8, 0.5, 0.5), "in 2 of 3 wordings its own answers are not surely better than a coin's ("),
+        (0.7, 0.9, (0.8, 0.5, 0.5), "in 2 of 3 wordings its own answers are not surely better than a coin's"),
     ],
 )  # fmt: skip
 def test_the_verdict(zero: float, few: float, words: tuple[float, ...], verdict: str) -> None:
