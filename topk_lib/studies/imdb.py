@@ -60,6 +60,7 @@ _TRIED: dict[str, dict[str, Any]] = {  # the most promising first: selector, and
     "distilled-once": {"once": True},
     "taught-calm": {"once": True, "selector_learning_rate": 1e-4, "start_temperature": 0.1},
     "distilled": {},
+    "distilled-copies": {"marks": "pieces"},
     "contextual-running": {"marks": "pieces", "teacher": "head_tail-k128"},  # which reads running text
     "taught-twice": {"once": True, "selector_learning_rate": 1e-4, "start_temperature": 0.1, "epochs": 2},
     "linear-twice": {"epochs": 2},  # the bar of the one before
