@@ -237,4 +237,5 @@ def test_what_dev_chose_has_a_name_in_the_grid() -> None:
         assert options["k"] == 32
         assert imdb.rule_of(name) != imdb.rule_of(options["selector"])
     assert (options["marks"], options["once"]) == ("pieces", True)
+    assert not imdb.options_of("distilled_pieces-k64-s1", 4000)["once"]
     assert imdb.rule_of("linear") == "linear weight"

@@ -51,8 +51,9 @@ PUPILS = ("taught", "distilled", "contextual")
 DEV = "study_dev"
 BAR = ("distinct", "mutual_information", "linear", "head_tail")  # the hard rules to beat
 _PIECES: dict[str, Any] = {"marks": "pieces", "once": True}
-CHOSEN: dict[str, dict[str, Any]] = {"distilled_pieces": {"selector": "distilled", **_PIECES}}
+CHOSEN = ("distilled_pieces",)
 """What did best on the dev split, by the name that it has among the selectors of the grid."""
+_COPIES_FROM = 64  # k at which copies did better there than each type once
 _TRIED: dict[str, dict[str, Any]] = {  # the most promising first: selector, and what is different in a word
     "distilled-pieces": _PIECES,
     "contextual-pieces": {"marks": "pieces"},
@@ -159,7 +160,8 @@ def _one(
     selector: str, k: int, seed: int, n_train: int, tag: str = "", **more: Any
 ) -> tuple[str, dict[str, Any]]:
     options = {"selector": selector, "k": k, "seed": seed, "n_train": n_train, "learning_rate": RATE}
-    options |= CHOSEN.get(selector, {})
+    if selector in CHOSEN:
+        options |= {"selector": "distilled", "marks": "pieces", "once": k < _COPIES_FROM}
     if n_train <= SMALL:
         options["n_eval"] = SMALL_TEST
     return f"{selector}-k{k}{tag}-s{seed}", options | more
