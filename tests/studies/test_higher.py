@@ -11,7 +11,7 @@ from topk_lib import records, studies
 from topk_lib.data import load_reviews, train_and_eval
 from topk_lib.models import DEFAULT_ENCODER
 from topk_lib.studies import higher, transfer
-from topk_lib.training import nb_svm
+from topk_lib.training import nb_svm, predict
 from topk_lib.training.baselines import nb_svm_margins
 
 
@@ -79,8 +79,8 @@ def test_what_was_chosen_is_used(small: None, tmp_path: Path, capsys: pytest.Cap
         wrong = np.unpackbits(np.frombuffer(bytes.fromhex(part["wrong"]), dtype=np.uint8))[: len(test)]
         assert 1 - wrong.mean() == pytest.approx(part["accuracy"])
     assert m["encoder"]["pairs"]["n"] == higher._plain(0, n=40, k=8).metrics["pairs"]["n"] > 100
-    encoder = higher._log_odds(tmp_path / "runs" / "higher" / "average-k8-s1", test["text"])
-    assert ((encoder > 0) == np.asarray(test["label"])).mean() == pytest.approx(m["encoder"]["accuracy"])
+    asked = np.asarray(predict(tmp_path / "runs" / "higher" / "average-k8-s1", test["text"]))
+    assert ((asked > 0.5) == np.asarray(test["label"])).mean() == pytest.approx(m["encoder"]["accuracy"])
 
 
 def test_weights_that_are_there_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

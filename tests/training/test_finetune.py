@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, pipeline
@@ -43,6 +44,7 @@ def trained(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_the_result_counts_every_review(trained: Path) -> None:
     result = finetune(trained, quiet=True, **OPTIONS | {"selector": "first"} | _model(trained))
     assert sum(result.metrics["support"]) == 40 == len(result.predictions)
+    assert np.argmax(result.logits, axis=1).tolist() == result.predictions
     assert result.data["source"] == "the embedded corpus"
     assert result.data["n_train"] == 64
 

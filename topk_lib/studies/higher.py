@@ -21,7 +21,7 @@ from topk_lib.studies.base import Made, Row, Rows, Run, packed
 from topk_lib.studies.imdb import RATE
 from topk_lib.studies.pairs import answers
 from topk_lib.studies.transfer import further_pretrained
-from topk_lib.training import classification_metrics, finetune, predict
+from topk_lib.training import classification_metrics, finetune
 from topk_lib.training.baselines import nb_svm_margins
 from topk_lib.training.finetune import FinetuneResult
 
@@ -123,13 +123,12 @@ def best_weight(encoder: np.ndarray, words: np.ndarray, truth: Sequence[int]) ->
     }
 
 
-def _log_odds(folder: Path, texts: Sequence[str]) -> np.ndarray:
-    """(texts,) of class 1; a probability that was rounded to 1 is not taken for certainty."""
-    p = np.clip(np.asarray(predict(folder, texts), dtype=float), 1e-7, 1 - 1e-7)
-    return np.asarray(np.log(p / (1 - p)))
+def _log_odds(result: FinetuneResult) -> np.ndarray:
+    """(reviews,) of class 1."""
+    return np.asarray(np.diff(result.logits)[:, 0])
 
 
-def _weight(n: int | None = None, k: int = 128) -> Made:
+def _weight(n: int | None = None, k: int = 64) -> Made:
     """Two epochs without the dev reviews; then how much of NB-SVM, fitted on the same, helps on them."""
     start = _chosen("start")
     result = _learned(
@@ -138,7 +137,7 @@ def _weight(n: int | None = None, k: int = 128) -> Made:
     )  # fmt: skip
     train, dev = train_and_eval(evaluate_on="dev", n_train=n, quiet=True)
     words = nb_svm_margins(train["text"], train["label"], dev["text"])[:, 0]
-    found = best_weight(_log_odds(result.folder, dev["text"]), words, dev["label"])
+    found = best_weight(_log_odds(result), words, dev["label"])
     print(f"weight of the encoder {found['best']:g}", flush=True)
     return Made(found, result.settings, result.data | {"evaluated_on": "dev"}, sum(result.seconds.values()))
 
@@ -151,7 +150,7 @@ def _average(seed: int, n: int | None = None, k: int = 256) -> Made:
         learning_rate=start["rate"], seed=seed, n_train=n,
     )  # fmt: skip
     train, test = train_and_eval(n_train=n, seed=seed, quiet=True)
-    encoder = _log_odds(result.folder, test["text"])
+    encoder = _log_odds(result)
     words = nb_svm_margins(train["text"], train["label"], test["text"])[:, 0]
     metrics: dict[str, Any] = {}
     for name, margin in (

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class FinetuneResult:
         data: source, sizes and fingerprints of the reviews.
         seconds: wall time of fit (tokenise, fit the selector), train and evaluate.
         predictions: for each review in its order the class id, the number, or the ids of its labels.
+        logits: (reviews, labels), what the model gave them, to 4 places; empty where an older version made
+            the run.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class FinetuneResult:
     data: dict[str, Any]
     seconds: dict[str, float]
     predictions: list[Any]
+    logits: list[list[float]] = field(default_factory=list)
 
 
 def finetune(
@@ -253,7 +256,8 @@ def _train(
             raise OSError(f"the weights could not be written to {folder}: {error}") from error
         raise
     metrics, predictions = measure(labels, list(held_out["label"]), logits)
-    result = FinetuneResult(folder, metrics, asdict(settings), data, clock.laps, predictions)
+    rounded = [[round(x, 4) for x in row] for row in logits.tolist()]
+    result = FinetuneResult(folder, metrics, asdict(settings), data, clock.laps, predictions, rounded)
     if main:
         fields = asdict(result)
         fields.pop("folder")
