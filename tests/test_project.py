@@ -239,7 +239,7 @@ def test_records_have_every_field() -> None:
         for field in ("metrics", "settings", "data", "command", "versions", "commit", "date",
                       "wall_seconds", "peak_memory_mib"):  # fmt: skip
             assert field in record, f"{path.name} lacks {field}"
-        assert "embedded" not in record["data"].get("source", ""), path.name
+        assert "embedded corpus" not in record["data"].get("source", ""), path.name
         if {"n_train", "n_eval"} <= record["data"].keys():
             assert record["data"]["train_fingerprint"] != record["data"]["eval_fingerprint"]
 

@@ -100,6 +100,8 @@ def test_where_k_is_chosen() -> None:
         what: name if name in ("routing", "decoding") else f"{name} selection" for what, name in WHERE.items()
     }
     assert checks.check_where(named) == "Right."
+    both = "a cache throws out the keys that were hardly ever looked at"
+    assert checks.check_where(WHERE | {both: "sequence"}) == "Right."
     assert "has no answer" in checks.check_where(dict.fromkeys(WHERE, ...))  # type: ignore[arg-type]
     for situation, name in WHERE.items():
         other = "routing" if name != "routing" else "sequence"
