@@ -81,7 +81,9 @@ _WHERE = {
     "the next word is drawn among the 50 likeliest": "decoding",
     "four half-written sentences are carried on, the likeliest ones": "decoding",
 }
-_ALSO = {"a cache throws out the keys that were hardly ever looked at": "sequence"}  # gone for all words to come
+_ALSO = {
+    "a cache throws out the keys that were hardly ever looked at": "sequence"
+}  # gone for all words to come
 _NAMES = ("vocabulary", "sequence", "attention", "routing", "decoding")
 
 

@@ -126,8 +126,8 @@ def difference(first: np.ndarray, second: np.ndarray) -> Difference:
     """Compare the answers of two models, with seeds and reviews as two sources of chance.
 
     Seeds and reviews are crossed: every seed has answered every review. The variance of the mean is
-    taken as that of the seeds' means plus that of the reviews' means, which is a little too much and
-    never too little, with Satterthwaite's degrees of freedom: the min F' of Clark (1973), "The
+    taken as that of the seeds' means plus that of the reviews' means, which is on average a
+    little too much, with Satterthwaite's degrees of freedom: the min F' of Clark (1973), "The
     language-as-fixed-effect fallacy". That is an approximation: three seeds know their own spread badly,
     and where it is the larger source a difference is seen where there is none a little oftener than at the
     level asked for, and several times as often at a level of a few in a thousand (``tests/claims`` counts).

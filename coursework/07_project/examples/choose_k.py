@@ -2,7 +2,7 @@
 
 The reader is a logistic regression on which words are there; a seed draws four fifths of the training
 texts. Every run prints a table and writes a record. Where ``--split random`` is named, the parts are
-drawn text by text, films torn apart: the weak report did so.
+drawn text by text, films torn apart; neither report does so.
 """
 
 from __future__ import annotations
