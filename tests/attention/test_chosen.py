@@ -172,3 +172,16 @@ def test_infinite_scores_are_scores() -> None:
     scores = torch.tensor([-math.inf, 1.0, -math.inf]).expand(2, 1, 1, 3)
     got = topk_attention(query, key, value, 2, scores=scores)
     torch.testing.assert_close(got, topk_attention(query, key[:, :, :2], value[:, :, :2], 2))
+
+
+def test_half_precision_does_not_overflow() -> None:
+    """Dot products beyond 65,504, where float16 ends."""
+    dice = torch.Generator().manual_seed(0)
+    query, key, value = (
+        (middle + torch.randn(1, 1, n, d, generator=dice)).half()
+        for middle, n, d in ((30, 2, 128), (30, 6, 128), (0, 6, 4))
+    )
+    assert (query.float() @ key.float().mT).max() > 65_504
+    for k in (5, 6):
+        wide = topk_attention(query.float(), key.float(), value.float(), k)
+        torch.testing.assert_close(topk_attention(query, key, value, k).float(), wide, rtol=0, atol=2e-3)

@@ -297,3 +297,10 @@ def test_work_space_is_a_row_at_most(share: int) -> None:
         "print(peak() - before - sum(r.nbytes for r in results) - 4 * n)\n"
     )
     assert printed(program) < 8 << 20
+
+
+def test_a_negative_k_in_a_compiled_graph_keeps_nothing() -> None:
+    """A graph checks no numbers; what is compiled must not write before its rows."""
+    graph = torch.compile(lambda s, k: topk_mask(s, k), backend="aot_eager", fullgraph=True)
+    kept = graph(torch.randn(4, 64), torch.tensor([-1, 2, 2, -300]))
+    assert kept.sum(1).tolist() == [0, 2, 2, 0]

@@ -83,3 +83,9 @@ def test_bad_input_says_what_is_wrong(arguments: dict[str, Any], kind: type[Exce
     right: dict[str, Any] = {"scores": torch.zeros(4), "offsets": torch.tensor([0, 4]), "k": 1}
     with pytest.raises(kind, match=message):
         segment_topk(**(right | arguments))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32])
+def test_k_of_few_bits_in_long_segments(dtype: torch.dtype) -> None:
+    found = segment_topk(torch.arange(400.0), torch.tensor([0, 300, 400]), torch.tensor([1, 2], dtype=dtype))
+    assert found.indices.tolist() == [[299, -1], [398, 399]]

@@ -88,6 +88,8 @@ def test_one_capacity_a_text() -> None:
         assert torch.equal(expert_choice(one, capacity).mask, mask)
     with pytest.raises(ValueError, match=r"capacity must lie in 0\.\.5 .* got 6"):
         expert_choice(scores, 6)
+    with pytest.raises(ValueError, match=r"capacity must lie in 0\.\.5 .* got -3"):
+        expert_choice(scores, torch.tensor([1, -3, 5]))
 
 
 def test_who_comes_too_late() -> None:

@@ -147,6 +147,10 @@ def test_padding_is_known_and_checkpointing_knows_it_too() -> None:
     expected = gradient()
     model.gradient_checkpointing_enable()
     torch.testing.assert_close(gradient(), expected)
+    without = model(input_ids=IDS[:, :4]).logits  # the padding before is not taken for this
+    assert torch.equal(
+        without, model(input_ids=IDS[:, :4], attention_mask=torch.ones_like(IDS[:, :4])).logits
+    )
 
 
 def test_a_causal_model_does_not_look_ahead() -> None:

@@ -59,6 +59,14 @@ def test_from_pretrained_and_pipeline_read_it_back(trained: Path) -> None:
         assert mine == pytest.approx(theirs, abs=5e-3)  # bf16 where the machine has it
 
 
+def test_asking_leaves_the_callers_luck_alone(trained: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    predict(trained, TEXTS)
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_evaluate_repeats_what_finetune_measured(trained: Path) -> None:
     measured = json.loads((trained / "topk_result.json").read_text())["metrics"]
     again = evaluate(trained, source="embedded", split="test", n=40, quiet=True)

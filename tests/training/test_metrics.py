@@ -121,3 +121,11 @@ def test_baselines_of_three_classes(baseline: object) -> None:
     labels = [0, 1, 2] * 20
     assert callable(baseline)
     assert baseline(texts, labels, texts, labels)["accuracy"] == 1.0
+
+
+def test_equal_numbers_explain_nothing() -> None:
+    """The mean of three times 0.1 is not 0.1."""
+    for equal in (0.1, 0.5):
+        got = number_metrics([equal] * 3, [0.2, 0.3, 0.1])
+        assert (got["r2"], got["pearson"]) == (None, None)
+        assert number_metrics([0.2, 0.3, 0.1], [equal] * 3)["pearson"] is None

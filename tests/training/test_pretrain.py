@@ -121,6 +121,8 @@ def test_a_snapshot_is_what_a_shorter_run_ends_with(masked: Path, tmp_path: Path
     short = pretrain(tmp_path / "short", steps=10, **TINY).folder
     assert _same(short, masked / "snapshot-10steps")
     long = pretrain(tmp_path / "short", steps=40, **TINY).folder  # and it goes on from there
+    with pytest.raises(ValueError, match="already, past 5: choose another output folder"):
+        pretrain(tmp_path / "short", steps=5, **TINY)
     assert _same(long, masked / "snapshot-40steps")
 
 

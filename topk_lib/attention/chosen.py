@@ -98,10 +98,18 @@ def visible_keys(
 
 
 def dots(query: Tensor, key: Tensor) -> Tensor:
-    """(batch, heads, q, n): each query's dot products with the keys of its head, none of them repeated."""
+    """(batch, heads, q, n): each query's dot products with the keys of its head, none of them repeated.
+
+    In float32 at least, since float16 ends at 65,504.
+    """
     batch, heads, q, d = query.shape
+    query, key = _wide(query), _wide(key)
     by_key = query.reshape(batch, key.shape[1], heads // key.shape[1] * q, d) @ key.mT
     return by_key.reshape(batch, heads, q, key.shape[-2])
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _choose(ranks: Tensor, seen: Tensor, k: int, first: int, window: int) -> Tensor:
@@ -126,7 +134,7 @@ def _read(query: Tensor, key: Tensor, value: Tensor, chosen: Tensor, scale: floa
     keys, values = (
         x.flatten(0, 2).index_select(0, rows).reshape(*chosen.shape, x.shape[-1]) for x in (key, value)
     )
-    fits = (keys @ query[..., None]).squeeze(-1) * scale
+    fits = (_wide(keys) @ _wide(query)[..., None]).squeeze(-1) * scale
     weights = shares(fits, chosen >= 0).to(value.dtype)
     return (weights[..., None, :] @ values).squeeze(-2)
 

@@ -326,5 +326,5 @@ def _in_chunks(
     indices = torch.where(picked >= 0, where.gather(1, picked.clamp(min=0)), -1)
     mask = torch.zeros(rows, n + 1 if want_mask else 0, dtype=torch.bool, device=scores.device)
     if want_mask:
-        mask = mask.scatter_(1, torch.where(indices >= 0, indices, n), True)[:, :n]
+        mask = mask.scatter_(1, torch.where(indices >= 0, indices, n), True)[:, :n].contiguous()
     return values, indices, mask

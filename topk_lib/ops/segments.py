@@ -55,7 +55,9 @@ def segment_topk(
     column = torch.arange(longest, device=scores.device)
     inside = column < lengths[:, None]
     place = (starts[:, None] + column).where(inside, 0)
-    few = k.to(scores.device).clamp(max=longest) if isinstance(k, Tensor) else min(width, longest)
+    few = (
+        k.to(scores.device, torch.int64).clamp(max=longest) if isinstance(k, Tensor) else min(width, longest)
+    )
     values, indices, mask = hard_topk(scores[place], few, valid=inside, order=order, largest=largest)
     indices = (indices + starts[:, None]).where(indices >= 0, -1)
     spare = (0, width - indices.shape[1])

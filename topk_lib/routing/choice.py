@@ -70,6 +70,8 @@ def expert_choice(
         width, each = capacity, None
     if not 0 <= width <= n:
         raise ValueError(f"capacity must lie in 0..{n} (the number of tokens), got {width}")
+    if each is not None and each.numel() and int(each.min()) < 0:
+        raise ValueError(f"capacity must lie in 0..{n} (the number of tokens), got {int(each.min())}")
     while True:
         _, indices, mask = _choose_from(by_expert, width, each, free)
         indices, mask = indices.reshape(*lead, experts, width), mask.reshape(by_expert.shape)

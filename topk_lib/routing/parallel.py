@@ -66,7 +66,8 @@ def shard_experts(model: nn.Module, group: Any = None) -> nn.Module:
             raise ValueError(f"{count} experts cannot be shared evenly by {world} processes")
         for weight in layer.experts.parameters():
             weight.data = weight.data.chunk(world)[rank].clone()
-            weight.register_hook(lambda g: g / world)  # type: ignore[no-untyped-call]
+            if weight.requires_grad:
+                weight.register_hook(lambda g: g / world)  # type: ignore[no-untyped-call]
         layer.work = exchange(layer.experts.each, group)
         left_alone += [f"{name}.experts.{part}" for part, _ in layer.experts.named_parameters()]
     _leave_alone(model, left_alone)

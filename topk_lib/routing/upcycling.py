@@ -204,6 +204,7 @@ def _tell(base: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     given = {**given.get("kwargs", {}), **given}
     mask = given.get("attention_mask")
     if mask is None:
+        _forget(base)  # with checkpointing that of an earlier batch may be left
         return
     if not isinstance(mask, Tensor) or mask.dim() != 2:
         raise ValueError("experts must know padding from tokens: give attention_mask as (batch, length)")
@@ -216,6 +217,10 @@ def _tell(base: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
 def _untell(base: Any, *_: Any) -> None:
     if any(getattr(part, "gradient_checkpointing", False) for part in base.modules()):
         return  # the forward pass comes again
+    _forget(base)
+
+
+def _forget(base: Any) -> None:
     for part in base.modules():
         if isinstance(part, Routed):
             part.given = None

@@ -217,7 +217,7 @@ def choose(
             f"k = {int(each.expand_as(most)[row])} cannot hold the {int(most[row])} special tokens of a "
             f"text: choose k >= {int(most[row])}"
         )
-    k = min(k, scores.shape[-1]) if isinstance(k, int) else each.clamp(max=scores.shape[-1])
+    k = min(k, scores.shape[-1]) if isinstance(k, int) else each.long().clamp(max=scores.shape[-1])
     return hard_topk(ranked(scores, pinned), k, valid=real)
 
 

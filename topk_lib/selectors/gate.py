@@ -52,7 +52,7 @@ class GateSelector(Selector):
         if self.net is None:
             width = embedding.embedding_dim
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
+                torch.default_generator.manual_seed(self.seed)  # manual_seed would seed GPUs, too
                 channels = self.hidden or 1
                 layers: dict[str, nn.Module] = {
                     "norm": nn.LayerNorm(width, elementwise_affine=False),

@@ -33,6 +33,8 @@ def copies_last(scores: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Te
 
     A coverage term: the first token of a type covers it, and its like adds nothing until all are covered.
     """
+    if not scores.shape[-1]:
+        return scores
     real, fixed = attention_mask.bool(), scores.detach()  # a copy's gradient is its own alone
     lowest = fixed.masked_fill(~real, torch.inf).amin(-1, keepdim=True)
     highest = fixed.masked_fill(~real, -torch.inf).amax(-1, keepdim=True)

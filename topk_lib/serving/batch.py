@@ -299,7 +299,7 @@ def _write_jsonl(path: Path, rows: Iterator[_Line], _: Path) -> None:
 def _write_csv(path: Path, rows: Iterator[_Line], source: Path) -> None:
     rows, names = _names(rows, source)
     with path.open("w", encoding="utf-8", newline="") as file:
-        tab = "\t" if path.suffixes[-2:-1] == [".tsv"] else ","
+        tab = "\t" if [s.lower() for s in path.suffixes[-2:-1]] == [".tsv"] else ","
         writer = csv.writer(file, delimiter=tab)
         writer.writerow(names)
         writer.writerows([_as_text(row.get(name)) for name in names] for row in rows)

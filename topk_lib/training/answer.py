@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 
@@ -165,6 +168,16 @@ def answers(
     return labels, probabilities(logits, loaded[0].config).tolist()
 
 
+@contextmanager
+def _own_luck() -> Iterator[None]:
+    """``Trainer`` seeds every generator there is; the caller's go on as if nobody had asked."""
+    plain, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002, it is the legacy one that is seeded
+    with torch.random.fork_rng():
+        yield
+    random.setstate(plain)
+    np.random.set_state(numpy)  # noqa: NPY002
+
+
 def _logits(
     folder: str | Path,
     loaded: tuple[Any, Any, int | None],
@@ -175,8 +188,9 @@ def _logits(
     """(texts, labels) float32."""
     model, tokenizer, max_length = loaded
     read = columns_of(model, tokenizer, texts, pairs, max_length)
-    trainer = make_trainer(model, tokenizer, _settings(Path(folder)), Path(folder), quiet)
-    logits = logits_of(trainer, Dataset.from_dict(read))
+    with _own_luck():
+        trainer = make_trainer(model, tokenizer, _settings(Path(folder)), Path(folder), quiet)
+        logits = logits_of(trainer, Dataset.from_dict(read))
     if not torch.isfinite(logits).all():
         raise RuntimeError(
             f"the model in {folder} answers with what is no number: its training diverged, or its weights "

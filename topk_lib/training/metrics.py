@@ -46,8 +46,8 @@ def classification_metrics(
 
     Returns:
         ``accuracy`` with ``accuracy_low`` and ``accuracy_high`` (95%), ``precision``, ``recall``,
-        ``f1`` and ``support`` (lists: a class each), ``macro_f1`` (over the classes that occur), and
-        ``confusion`` (rows: the label, columns: the prediction).
+        ``f1`` and ``support`` (lists: a class each), ``macro_f1`` (of two classes over both, of more over
+        those that occur), and ``confusion`` (rows: the label, columns: the prediction).
 
     Raises:
         ValueError: the lists differ in length or are empty.
@@ -128,13 +128,15 @@ def number_metrics(labels: Sequence[float], predictions: Sequence[float]) -> dic
         ValueError: the lists differ in length or are empty.
     """
     truth, guess = (x.astype(float) for x in _pair(labels, predictions))
-    error, spread = guess - truth, truth - truth.mean()
-    both = math.sqrt(float((spread**2).sum()) * float(((guess - guess.mean()) ** 2).sum()))
+    # a mean of equal numbers may be off by a rounding
+    spread, moved = ((x - x.mean()) * (x != x[0]).any() for x in (truth, guess))
+    error = guess - truth
+    both = math.sqrt(float((spread**2).sum()) * float((moved**2).sum()))
     return {
         "mean_absolute_error": float(np.abs(error).mean()),
         "root_mean_squared_error": math.sqrt(float((error**2).mean())),
         "r2": 1 - float((error**2).sum() / (spread**2).sum()) if spread.any() else None,
-        "pearson": float((spread * (guess - guess.mean())).sum()) / both if both else None,
+        "pearson": float((spread * moved).sum()) / both if both else None,
     }
 
 

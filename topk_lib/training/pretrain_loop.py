@@ -80,8 +80,13 @@ class Loop:
     def snapshot(self, end: float) -> dict[str, Any]:
         """The run that ends at ``end``: its folder, metrics and losses."""
         s = self.settings
-        target = self.folder / f"snapshot-{end:g}{s.unit}"
+        target = self.folder / f"snapshot-{end:.15g}{s.unit}"
         if not (target / RESULT).is_file():
+            if self.clock > end:
+                raise ValueError(
+                    f"the run in {self.folder} is at {self.clock:.15g}{s.unit} already, past {end:.15g}: "
+                    "choose another output folder"
+                )
             branch = end * (1 - s.decay)
             self._go(branch, lambda: 1.0, save=True)
             trunk = self._given()
@@ -224,7 +229,7 @@ def _read(checkpoint: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise places.damaged(checkpoint, str(error).splitlines()[0]) from error
+        raise places.damaged(checkpoint, (str(error) or type(error).__name__).splitlines()[0]) from error
     return found
 
 

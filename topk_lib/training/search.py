@@ -86,14 +86,14 @@ def _search(
         raise ValueError(
             f"{folder} holds a model already, after a search of {done} trials: choose another output folder"
         )
-    if not study.trials:
-        study.enqueue_trial({name: getattr(settings, name) for name in _ranges(settings)})
     for trial in study.get_trials(deepcopy=False, states=[states.RUNNING]):
         study.tell(trial.number, state=states.FAIL)
     for place in (folder / "trials").glob("*"):  # cut off: once more, on its checkpoints
         if place.name.isdecimal() and int(place.name) < len(study.trials):
             cut_off = study.trials[int(place.name)]
             study.enqueue_trial(cut_off.params, user_attrs={"place": place.name})
+    if not any(t.state in (states.COMPLETE, states.WAITING) for t in study.get_trials(deepcopy=False)):
+        study.enqueue_trial({name: getattr(settings, name) for name in _ranges(settings)})
     # Begun anew with the same seed, the sampler would propose what it has proposed.
     study.sampler = optuna.samplers.TPESampler(seed=settings.seed + len(study.trials))
 

@@ -162,7 +162,7 @@ INLINE void rows_of(const Hard& job, int64_t begin, int64_t end, void* memory, S
         const Key* x = static_cast<const Key*>(job.scores) + r * job.row_step;
         int64_t* indices = job.indices ? job.indices + r * width : nullptr;
         uint8_t* mask = job.mask ? job.mask + r * n : nullptr;
-        int64_t k = job.ks ? job.ks[r] : width;
+        int64_t k = job.ks ? std::clamp<int64_t>(job.ks[r], 0, width) : width;  // unchecked where compiled
         if (job.valid || job.step != 1) {
             static const uint8_t yes = 1;
             const uint8_t* valid = job.valid ? job.valid + r * job.valid_row_step : &yes;
