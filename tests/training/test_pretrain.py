@@ -206,6 +206,20 @@ def test_copies_of_held_out_texts_are_not_learned_from(tmp_path: Path) -> None:
     assert (about["texts"], about["held_out"]) == (170, 30)
 
 
+def test_ids_of_another_tokenizer_are_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"word{i} and word{i % 7}\n" for i in range(800)))
+    texts = stream_texts(tmp_path / "a.txt")
+    for size in (60, 80):  # both are called alike
+        tokenizer = train_tokenizer([text for _, text in texts], size)
+        ways = {"length": 16, "vocabulary": 0, "objective": "masked", "held_out": 8, "tokenizer": tokenizer}
+        if size == 60:
+            prepare_corpus(tmp_path / "corpus", texts, **ways)
+            prepare_corpus(tmp_path / "corpus", texts, **ways)
+            continue
+        with pytest.raises(ValueError, match="holds another corpus"):
+            prepare_corpus(tmp_path / "corpus", texts, **ways)
+
+
 def test_copies_of_test_texts_are_not_learned_from(tmp_path: Path) -> None:
     for split, texts in {
         "train": ["one", "two", " ", "three"], "unsupervised": ["two", "two", "four"],

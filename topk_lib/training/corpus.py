@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -226,7 +227,7 @@ def prepare_corpus(
     """
     asked = {
         "source": texts.label, "splits": texts.splits, "objective": objective, "held_out_asked": held_out,
-        "vocabulary_asked": vocabulary if tokenizer is None else tokenizer.name_or_path.split("/")[-1],
+        "vocabulary_asked": vocabulary if tokenizer is None else _types(tokenizer),
     }  # fmt: skip
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, lock = (folder.with_name(f".{folder.name}.{what}") for what in ("fresh", "lock"))
@@ -241,7 +242,8 @@ def prepare_corpus(
                 os.replace(fresh, folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-            lock.unlink(missing_ok=True)
+            with suppress(OSError):  # Windows removes no open file
+                lock.unlink()
     about = json.loads((folder / CORPUS).read_text(encoding="utf-8"))
     if other := [name for name in asked if about.get(name) != asked[name]]:
         raise ValueError(
@@ -252,6 +254,12 @@ def prepare_corpus(
     train, out = (_mapped(folder, part, about) for part in _PARTS)
     _check_blocks(about, length)
     return Corpus(tokenizer, train, out, about, length)
+
+
+def _types(tokenizer: Any) -> str:
+    """A hash of its vocabulary: folders of tokenizers have like names."""
+    types = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(types.encode()).hexdigest()[:16]
 
 
 def _check_blocks(about: dict[str, Any], length: int) -> None:
