@@ -74,6 +74,18 @@ def test_rows_of_a_jsonl_file_may_have_other_keys(trained: Path, tmp_path: Path)
     assert [row["more"] for row in rows_of(tmp_path / "out.csv")] == ["", '{"x": [1]}']
 
 
+@pytest.mark.parametrize("target", [".csv", ".jsonl", ".parquet"])
+def test_columns_that_change_their_kind_or_hold_half_a_character(
+    trained: Path, tmp_path: Path, target: str
+) -> None:
+    rows = [{"text": "one", "score": 1.5, "id": "ok"}, {"text": "two", "score": "n/a", "id": "\ud800"}]
+    predict_file(trained, write(tmp_path / "in.jsonl", rows), tmp_path / f"out{target}")
+    found = rows_of(tmp_path / f"out{target}")
+    assert [str(row["score"]) for row in found] == ["1.5", "n/a"]
+    assert found[0]["id"] == "ok"
+    assert found[1]["id"] in ("\\ud800", "\ud800")
+
+
 def test_what_cannot_be_read_is_kept_apart_with_its_reason(trained: Path, tmp_path: Path) -> None:
     lines = [b'{"text": "good"}', b'{"text": ', b'["text"]', b'{"text": "\xff"}', b'{"other": "x"}',
              b'{"text": 7}', b'{"text": "  "}', b'{"text": "bad", "id": 1}']  # fmt: skip

@@ -291,14 +291,14 @@ def _columns(predictor: Predictor, answer: _Line) -> _Line:
 
 
 def _write_jsonl(path: Path, rows: Iterator[_Line], _: Path) -> None:
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:  # half a surrogate pair
         for row in rows:
             file.write(json.dumps(row, default=str, ensure_ascii=False) + "\n")
 
 
 def _write_csv(path: Path, rows: Iterator[_Line], source: Path) -> None:
     rows, names = _names(rows, source)
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         tab = "\t" if [s.lower() for s in path.suffixes[-2:-1]] == [".tsv"] else ","
         writer = csv.writer(file, delimiter=tab)
         writer.writerow(names)
@@ -311,7 +311,11 @@ def _write_parquet(path: Path, rows: Iterator[_Line], source: Path) -> None:
     typed = pq.read_schema(source) if kind_of(source) == ".parquet" else None
     fields = []
     for name in names:
-        ours = first is not None and isinstance(first.get(name), float)
+        ours = (
+            first is not None
+            and isinstance(first.get(name), float)
+            and name.partition("_")[0] in ("prediction", "probability")
+        )
         kind = typed.field(name).type if typed is not None and name in typed.names else None
         fields.append(pa.field(name, kind or (pa.float64() if ours else pa.string())))
     schema = pa.schema(fields, metadata=None if typed is None else typed.metadata)
@@ -348,7 +352,9 @@ def _names(rows: Iterator[_Line], source: Path) -> tuple[Iterator[_Line], list[s
 
 def _as_text(value: Any) -> Any:
     """As a field of text: None and text as they are, what has parts as JSON."""
-    if value is None or isinstance(value, str):
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if value is None:
         return value
     return json.dumps(value, default=str, ensure_ascii=False)
 
