@@ -345,3 +345,17 @@ BAD: list[tuple[Any, type[Exception], str]] = [
 def test_bad_input_says_what_is_wrong(call: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_what_moves_in_small_steps_stays_in_float32() -> None:
+    layers: list[Any] = [
+        ExpertChoice(8, 8, 2, causal="threshold").bfloat16(), TokenChoice(8, 8, 2, balance="bias").half(),
+    ]  # fmt: skip
+    for layer, name in zip(layers, ("threshold", "balance_bias"), strict=True):
+        assert layer.get_buffer(name).dtype == torch.float32
+        assert layer.router.weight.dtype in (torch.bfloat16, torch.float16)
+        layer.double()
+        assert layer.get_buffer(name).dtype == torch.float64
+    assert torch.isfinite(
+        ExpertChoice(8, 8, 2, causal="threshold").bfloat16()(torch.randn(1, 4, 8).bfloat16())
+    ).all()

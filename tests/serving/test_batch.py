@@ -78,7 +78,10 @@ def test_rows_of_a_jsonl_file_may_have_other_keys(trained: Path, tmp_path: Path)
 def test_columns_that_change_their_kind_or_hold_half_a_character(
     trained: Path, tmp_path: Path, target: str
 ) -> None:
-    rows = [{"text": "one", "score": 1.5, "id": "ok"}, {"text": "two", "score": "n/a", "id": "\ud800"}]
+    rows: list[dict[str, Any]] = [
+        {"text": "one", "score": 1.5, "id": "ok"},
+        {"text": "two", "score": "n/a", "id": "\ud800"},
+    ]
     predict_file(trained, write(tmp_path / "in.jsonl", rows), tmp_path / f"out{target}")
     found = rows_of(tmp_path / f"out{target}")
     assert [str(row["score"]) for row in found] == ["1.5", "n/a"]

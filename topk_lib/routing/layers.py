@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -106,6 +106,16 @@ class Routed(nn.Module):
         self.work: Any = None  # of experts that several processes share
         self.given: Tensor | None = None  # valid, where who calls the layer cannot say it
         self._last = _Last()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Routed:
+        """Biases and thresholds move in small steps, which half precision rounds away: they stay as they are."""
+        kept = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, before in kept.items():
+            moved = self._buffers[name]
+            if before is not None and moved is not None and moved.dtype in (torch.float16, torch.bfloat16):
+                self._buffers[name] = before.to(moved.device)
+        return self
 
     def forward(self, hidden: Tensor, valid: Tensor | None = None) -> Tensor:
         """What is added to each token.
