@@ -108,7 +108,7 @@ class Routed(nn.Module):
         self._last = _Last()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Routed:
-        """Biases and thresholds move in small steps, which half precision rounds away: they stay as they are."""
+        """Biases and thresholds move in steps that half precision would round away: they stay out of it."""
         kept = dict(self._buffers)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, before in kept.items():
