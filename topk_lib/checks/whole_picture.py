@@ -81,9 +81,8 @@ _WHERE = {
     "the next word is drawn among the 50 likeliest": "decoding",
     "four half-written sentences are carried on, the likeliest ones": "decoding",
 }
-_ALSO = {
-    "a cache throws out the keys that were hardly ever looked at": "sequence"
-}  # gone for all words to come
+# What is gone for all words to come is gone as a position, too.
+_ALSO = {"a cache throws out the keys that were hardly ever looked at": "sequence"}
 _NAMES = ("vocabulary", "sequence", "attention", "routing", "decoding")
 
 

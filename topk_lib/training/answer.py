@@ -172,10 +172,12 @@ def answers(
 def _own_luck() -> Iterator[None]:
     """``Trainer`` seeds every generator there is; the caller's go on as if nobody had asked."""
     plain, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002, it is the legacy one that is seeded
-    with torch.random.fork_rng():
-        yield
-    random.setstate(plain)
-    np.random.set_state(numpy)  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _logits(
